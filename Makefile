@@ -1,0 +1,38 @@
+# `make train` and `make test` do all the set-up on a fresh machine.
+PYTHON ?= python3
+VENV   ?= .venv
+CUDA   ?= 12
+BIN    := $(VENV)/bin
+NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*)
+
+.PHONY: help train test lint unit format clean
+
+help: ## what can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+$(VENV)/installed: pyproject.toml $(NATIVE)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --editable ".[cuda$(CUDA),train,dev]"
+	touch $@
+
+train: $(VENV)/installed ## train on composites, on the embedded images, beside plain training
+	$(BIN)/mixpipe train --compare --output runs/embedded
+
+test: lint unit ## every check: lint, types, tests
+
+lint: $(VENV)/installed ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'benchmarks/*.cu')
+
+unit: $(VENV)/installed ## the tests
+	$(BIN)/pytest -n 2 --dist worksteal
+
+format: $(VENV)/installed ## let the formatters rewrite the sources
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'benchmarks/*.cu')
+
+clean: ## remove what was built here
+	rm -rf build dist runs *.egg-info mixpipe/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

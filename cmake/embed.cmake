@@ -1,0 +1,10 @@
+# cmake -DFILES=a;b -DOUTPUT=x.cpp -P embed.cmake: the files as a table of name and text.
+set(text "#include \"device_sources.h\"\n\nnamespace mixpipe {\n")
+string(APPEND text "const DeviceSource kDeviceSources[] = {\n")
+foreach(file IN LISTS FILES)
+  get_filename_component(name "${file}" NAME)
+  file(READ "${file}" content)
+  string(APPEND text "{\"${name}\", R\"source(${content})source\"},\n")
+endforeach()
+string(APPEND text "{nullptr, nullptr}};\n}  // namespace mixpipe\n")
+file(WRITE "${OUTPUT}" "${text}")

@@ -1,0 +1,99 @@
+// compose: ragged uint8 HWC patches -> normalised composites [B, 3, H, W], in one pass.
+//
+//   out[b, c, y, x] = fmaf(pixel, scale[c], bias[c])   cast once at the store
+//
+// where pixel is the value of the last constituent whose region holds (y, x), or the weighted sum
+// of all constituents (a blend), or that of the constituent an index map names. A pixel that no
+// constituent covers is 0, the mean colour.
+#pragma once
+#include "common.h"
+
+namespace mixpipe {
+
+enum ComposeMode : i32 { kRegions = 0, kBlend = 1, kIndexMap = 2 };
+
+// One constituent of one composite, ready to read: crop and mirror are already in the addresses.
+struct ComposePart {
+  const u8* pixels;   // the pixel shown at (region.y0, region.x0)
+  i32 row_stride;     // bytes to the pixel below
+  i32 column_stride;  // bytes to the pixel on the right: 3, or -3 when mirrored
+  Region region;      // where it shows; empty: absent
+  float weight;       // its share of a blend
+  i32 reserved;
+};
+
+struct ComposeParams {
+  // data
+  const ComposePart* parts;  // [B, K]
+  const u8* index_map;       // [B, H, W], kIndexMap only
+  void* out;                 // [B, 3, H, W] in the given layout, dense
+  // sizes
+  i32 batch, constituents, height, width;
+  // form
+  i32 mode, dtype, layout;
+  i32 wide;  // 1: every vector of a row starts at a multiple of 16 bytes
+  // arithmetic
+  float scale[3], bias[3];
+  // launch
+  i32 vectors_per_row;  // threads that make one row
+  i32 blocks_per_composite;
+  Divisor by_vectors_per_row, by_blocks_per_composite;
+};
+
+constexpr i32 kComposeThreads = 256;
+
+// Elements of one 16-byte store: a thread makes as many pixels of three planes (NCHW), or as many
+// elements of the interleaved row (NHWC).
+MIXPIPE_INLINE i32 compose_vector(i32 dtype) {
+  return 16 / element_size(dtype);
+}
+
+// Fills what follows from sizes and form: vector width, divisors, geometry.
+MIXPIPE_INLINE Geometry compose_prepare(ComposeParams& p) {
+  const i32 vector = compose_vector(p.dtype);
+  const i32 row = p.layout == kNHWC ? 3 * p.width : p.width;
+  p.wide = row % vector == 0 && (u64)p.out % 16 == 0;
+  p.vectors_per_row = ceil_div(row, vector);
+  p.blocks_per_composite = ceil_div(p.vectors_per_row * p.height, kComposeThreads);
+  p.by_vectors_per_row = make_divisor((u32)p.vectors_per_row);
+  p.by_blocks_per_composite = make_divisor((u32)p.blocks_per_composite);
+  return {(u32)p.batch * (u32)p.blocks_per_composite, (u32)kComposeThreads, 0};
+}
+
+MIXPIPE_INLINE const u8* part_pixel(const ComposePart& part, i32 y, i32 x) {
+  return part.pixels + (y - part.region.y0) * part.row_stride +
+         (x - part.region.x0) * part.column_stride;
+}
+
+// The constituent that shows at (y, x) of composite b, or -1.
+MIXPIPE_INLINE i32 part_at(const ComposeParams& p, const ComposePart* parts, i32 b, i32 y, i32 x) {
+  if (p.mode == kIndexMap) {
+    const i32 k = p.index_map[(b * p.height + y) * p.width + x];
+    return k < p.constituents && contains(parts[k].region, y, x) ? k : -1;
+  }
+  for (i32 k = p.constituents - 1; k >= 0; --k)
+    if (contains(parts[k].region, y, x)) return k;
+  return -1;
+}
+
+// One element the plain way, whatever the mode; the vector paths give the same bits.
+MIXPIPE_INLINE float compose_element(const ComposeParams& p, const ComposePart* parts, i32 b, i32 y,
+                                     i32 x, i32 channel) {
+  float sum = 0.0f;
+  if (p.mode == kBlend) {
+    bool covered = false;
+    for (i32 k = 0; k < p.constituents; ++k) {
+      if (!contains(parts[k].region, y, x)) continue;
+      covered = true;
+      sum = fused_multiply_add(parts[k].weight, (float)part_pixel(parts[k], y, x)[channel], sum);
+    }
+    if (!covered) return 0.0f;
+  } else {
+    const i32 k = part_at(p, parts, b, y, x);
+    if (k < 0) return 0.0f;
+    sum = (float)part_pixel(parts[k], y, x)[channel];
+  }
+  return fused_multiply_add(sum, p.scale[channel], p.bias[channel]);
+}
+
+}  // namespace mixpipe

@@ -1,0 +1,291 @@
+// compose on the CPU: rows are cut into runs that show one constituent, so that no pixel asks whose
+// it is, and each run is converted eight elements at a time and stored once.
+#include <string.h>
+
+#include <vector>
+
+#include "cpu.h"
+#include "parallel.h"
+#include "simd.h"
+
+namespace mixpipe {
+namespace MIXPIPE_ISA {
+namespace {
+
+// Results larger than this go around the caches: reading the lines that are about to be overwritten
+// would cost as much as writing them.
+constexpr i64 kStreamBytes = 4 << 20;
+
+// Three vectors, after which the channels of an interleaved row repeat; longer by two elements, so
+// that a run may begin at any channel.
+constexpr i32 kPeriod = 3 * kLanes;
+struct Pattern {
+  float scale[kPeriod + 2], bias[kPeriod + 2];
+};
+// channel < 0: the three in turn.
+Pattern make_pattern(const ComposeParams& p, i32 channel) {
+  Pattern pattern;
+  for (i32 i = 0; i < kPeriod + 2; ++i) {
+    pattern.scale[i] = p.scale[channel < 0 ? i % 3 : channel];
+    pattern.bias[i] = p.bias[channel < 0 ? i % 3 : channel];
+  }
+  return pattern;
+}
+
+template <bool kStream, class T>
+MIXPIPE_INLINE void put8(T* to, F8 value) {
+  if (kStream)
+    stream8(to, value);
+  else
+    store8(to, value);
+}
+
+// to[i] = fmaf(from[i], scale[i + phase], bias[i + phase]) for n elements. Streaming, `to` starts
+// at a multiple of 16 bytes and n is a multiple of the lanes.
+template <bool kStream, class T, class Source>
+void normalise(const Source* from, T* to, i32 n, const Pattern& pattern, i32 phase) {
+  const float *scale = pattern.scale + phase, *bias = pattern.bias + phase;
+  const F8 s0 = load8(scale), s1 = load8(scale + 8), s2 = load8(scale + 16);
+  const F8 b0 = load8(bias), b1 = load8(bias + 8), b2 = load8(bias + 16);
+  for (; n >= kPeriod; n -= kPeriod, from += kPeriod, to += kPeriod) {
+    put8<kStream>(to, fma8(load8(from), s0, b0));
+    put8<kStream>(to + 8, fma8(load8(from + 8), s1, b1));
+    put8<kStream>(to + 16, fma8(load8(from + 16), s2, b2));
+  }
+  i32 i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    put8<kStream>(to + i, fma8(load8(from + i), load8(scale + i), load8(bias + i)));
+  for (; i < n; ++i) store_element(to + i, fused_multiply_add((float)from[i], scale[i], bias[i]));
+}
+
+void reverse_pixels(const u8* last, u8* to, i32 n) {
+  i32 i = 0;
+#if defined(MIXPIPE_AVX2)
+  // Five pixels a shuffle; a load takes the byte before its first pixel and a store puts one byte
+  // after its last, so both stay inside the row until the last few pixels.
+  const __m128i order = _mm_setr_epi8(13, 14, 15, 10, 11, 12, 7, 8, 9, 4, 5, 6, 1, 2, 3, 0);
+  for (; i + 6 <= n; i += 5) {
+    const __m128i pixels = _mm_loadu_si128((const __m128i*)(last - 3 * i - 13));
+    _mm_storeu_si128((__m128i*)(to + 3 * i), _mm_shuffle_epi8(pixels, order));
+  }
+#endif
+  for (; i < n; ++i) memcpy(to + 3 * i, last - 3 * i, 3);
+}
+
+// Interleaved pixels to three planes, plane_stride bytes apart.
+void split_planes(const u8* from, u8* to, i32 plane_stride, i32 n) {
+  i32 i = 0;
+#if defined(MIXPIPE_AVX2)
+  const __m128i r0 = _mm_setr_epi8(0, 3, 6, 9, 12, 15, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+  const __m128i r1 = _mm_setr_epi8(-1, -1, -1, -1, -1, -1, 2, 5, 8, 11, 14, -1, -1, -1, -1, -1);
+  const __m128i r2 = _mm_setr_epi8(-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 1, 4, 7, 10, 13);
+  const __m128i g0 = _mm_setr_epi8(1, 4, 7, 10, 13, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+  const __m128i g1 = _mm_setr_epi8(-1, -1, -1, -1, -1, 0, 3, 6, 9, 12, 15, -1, -1, -1, -1, -1);
+  const __m128i g2 = _mm_setr_epi8(-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 2, 5, 8, 11, 14);
+  const __m128i b0 = _mm_setr_epi8(2, 5, 8, 11, 14, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+  const __m128i b1 = _mm_setr_epi8(-1, -1, -1, -1, -1, 1, 4, 7, 10, 13, -1, -1, -1, -1, -1, -1);
+  const __m128i b2 = _mm_setr_epi8(-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 3, 6, 9, 12, 15);
+  const auto gather = [](__m128i a, __m128i b, __m128i c, __m128i x, __m128i y, __m128i z) {
+    return _mm_or_si128(_mm_or_si128(_mm_shuffle_epi8(a, x), _mm_shuffle_epi8(b, y)),
+                        _mm_shuffle_epi8(c, z));
+  };
+  for (; i + 16 <= n; i += 16) {
+    const __m128i a = _mm_loadu_si128((const __m128i*)(from + 3 * i));
+    const __m128i b = _mm_loadu_si128((const __m128i*)(from + 3 * i + 16));
+    const __m128i c = _mm_loadu_si128((const __m128i*)(from + 3 * i + 32));
+    _mm_storeu_si128((__m128i*)(to + i), gather(a, b, c, r0, r1, r2));
+    _mm_storeu_si128((__m128i*)(to + plane_stride + i), gather(a, b, c, g0, g1, g2));
+    _mm_storeu_si128((__m128i*)(to + 2 * plane_stride + i), gather(a, b, c, b0, b1, b2));
+  }
+#endif
+  for (; i < n; ++i)
+    for (i32 c = 0; c < 3; ++c) to[c * plane_stride + i] = from[3 * i + c];
+}
+
+template <class T>
+void fill_zero(T* to, i32 n) {
+  memset((void*)to, 0, n * sizeof(T));
+}
+
+// A stretch of a row that shows one constituent (or none: part -1).
+struct Run {
+  i32 x0, x1, part;
+};
+
+// One thread's work on rows: scratch space and the canvas in hand. Streaming (kStream), only whole
+// vectors are written; the vector in which two runs meet is made element by element.
+template <class T, bool kStream>
+class RowWriter {
+ public:
+  explicit RowWriter(const ComposeParams& params)
+      : p_(params),
+        channels_together_(params.layout == kNHWC ? 3 : 1),
+        planes_together_(params.layout == kNHWC ? 1 : 3),
+        mirrored_(3 * params.width),
+        planes_(3 * params.width),
+        sums_(params.mode == kBlend ? 3 * params.width : 0) {
+    for (i32 c = 0; c < planes_together_; ++c)
+      pattern_[c] = make_pattern(params, params.layout == kNHWC ? -1 : c);
+  }
+
+  void canvas(i32 b) {
+    b_ = b;
+    parts_ = p_.parts + b * p_.constituents;
+    out_ = (T*)p_.out + (i64)b * 3 * p_.height * p_.width;
+  }
+
+  void row(i32 y) {
+    y_ = y;
+    if (p_.mode == kBlend)
+      blend_row();
+    else if (p_.mode == kIndexMap)
+      mapped_row();
+    else
+      region_row();
+  }
+
+ private:
+  void region_row() {
+    for (i32 x = 0; x < p_.width;) {
+      // The run that starts at x ends where its constituent does or a later one begins.
+      const i32 part = part_at(p_, parts_, b_, y_, x);
+      i32 end = part < 0 ? p_.width : parts_[part].region.x1;
+      for (i32 k = part + 1; k < p_.constituents; ++k) {
+        const Region& r = parts_[k].region;
+        if (y_ >= r.y0 && y_ < r.y1 && r.x1 > r.x0 && r.x0 > x && r.x0 < end) end = r.x0;
+      }
+      write({x, end, part});
+      x = end;
+    }
+  }
+
+  void mapped_row() {
+    for (i32 x = 0; x < p_.width;) {
+      const i32 part = part_at(p_, parts_, b_, y_, x);
+      i32 end = x + 1;
+      while (end < p_.width && part_at(p_, parts_, b_, y_, end) == part) ++end;
+      write({x, end, part});
+      x = end;
+    }
+  }
+
+  // Blended constituents fill the whole canvas.
+  void blend_row() {
+    const i32 n = 3 * p_.width;
+    bool covered = false;
+    for (i32 k = 0; k < p_.constituents; ++k) {
+      if (is_empty(parts_[k].region)) continue;
+      add_weighted(pixels(parts_[k], 0, p_.width), parts_[k].weight, n, !covered);
+      covered = true;
+    }
+    if (covered)
+      finish(sums_.data(), {0, p_.width, 0});
+    else
+      write({0, p_.width, -1});
+  }
+
+  void add_weighted(const u8* from, float weight, i32 n, bool first) {
+    const F8 w = broadcast8(weight), none = broadcast8(0.0f);
+    float* sums = sums_.data();
+    i32 i = 0;
+    for (; i + kLanes <= n; i += kLanes)
+      store8(sums + i, fma8(w, load8(from + i), first ? none : load8(sums + i)));
+    for (; i < n; ++i) sums[i] = fused_multiply_add(weight, (float)from[i], first ? 0.0f : sums[i]);
+  }
+
+  // n of the constituent's pixels from x0, left to right: interleaved for NHWC, else three planes
+  // that are p_.width apart.
+  const u8* pixels(const ComposePart& part, i32 x0, i32 n) {
+    const u8* from = part_pixel(part, y_, x0);
+    if (part.column_stride != 3) {
+      reverse_pixels(from, mirrored_.data(), n);
+      from = mirrored_.data();
+    }
+    if (p_.layout == kNHWC) return from;
+    split_planes(from, planes_.data(), p_.width, n);
+    return planes_.data();
+  }
+
+  void write(const Run& run) {
+    if (run.part < 0) return finish<u8>(nullptr, run);
+    finish(pixels(parts_[run.part], run.x0, run.x1 - run.x0), run);
+  }
+
+  // Normalises a run's values into the result; nullptr: zeros.
+  template <class Source>
+  void finish(const Source* from, const Run& run) {
+    const i32 begin = run.x0 * channels_together_, end = run.x1 * channels_together_;
+    const i32 first = kStream ? ceil_div(begin, kLanes) * kLanes : begin;
+    const i32 last = kStream ? end / kLanes * kLanes : end;
+    const bool seam = last < end && last >= first;  // a vector that the next run shares
+    for (i32 c = 0; c < planes_together_; ++c) {
+      T* row = out_ + (c * p_.height + y_) * p_.width * channels_together_;
+      if (from == nullptr)
+        zero(row + first, last - first);
+      else
+        normalise<kStream>(from + c * p_.width + first - begin, row + first, last - first,
+                           pattern_[c], first % channels_together_);
+      if (seam) join(row + last, last, c);
+    }
+  }
+
+  void zero(T* to, i32 n) {
+    i32 i = 0;
+    for (; i + kLanes <= n; i += kLanes) put8<kStream>(to + i, broadcast8(0.0f));
+    for (; i < n; ++i) store_element(to + i, 0.0f);
+  }
+
+  void join(T* to, i32 element, i32 plane) {
+    float values[kLanes];
+    for (i32 i = 0; i < kLanes; ++i) {
+      const i32 x = (element + i) / channels_together_;
+      const i32 channel = plane + (element + i) % channels_together_;
+      values[i] = compose_element(p_, parts_, b_, y_, x, channel);
+    }
+    put8<kStream>(to, load8(values));
+  }
+
+  const ComposeParams& p_;
+  i32 channels_together_, planes_together_;  // NHWC: one plane of three channels; NCHW: 1 of 3
+  std::vector<u8> mirrored_, planes_;
+  std::vector<float> sums_;
+  Pattern pattern_[3];
+  i32 b_ = 0, y_ = 0;
+  const ComposePart* parts_ = nullptr;
+  T* out_ = nullptr;
+};
+
+template <class T, bool kStream>
+void compose_rows(const ComposeParams& p, int threads) {
+  const i64 grain = 1 + 16384 / (3 * p.width);
+  parallel_for((i64)p.batch * p.height, grain, threads, [&](i64 begin, i64 end) {
+    RowWriter<T, kStream> writer(p);
+    i32 b = -1;
+    for (i64 row = begin; row < end; ++row) {
+      if ((i32)(row / p.height) != b) writer.canvas(b = (i32)(row / p.height));
+      writer.row((i32)(row % p.height));
+    }
+    if (kStream) finish_streams();
+  });
+}
+
+template <class T>
+void compose_as(const ComposeParams& p, int threads) {
+  const i64 bytes = (i64)p.batch * 3 * p.height * p.width * (i64)sizeof(T);
+  const i32 row = p.layout == kNHWC ? 3 * p.width : p.width;
+  if (bytes > kStreamBytes && row % kLanes == 0 && (u64)p.out % 16 == 0)
+    compose_rows<T, true>(p, threads);
+  else
+    compose_rows<T, false>(p, threads);
+}
+
+}  // namespace
+
+void compose_cpu(const ComposeParams& p, int threads) {
+  if (p.dtype == kFloat32) return compose_as<float>(p, threads);
+  if (p.dtype == kFloat16) return compose_as<Half>(p, threads);
+  compose_as<BFloat16>(p, threads);
+}
+
+}  // namespace MIXPIPE_ISA
+}  // namespace mixpipe

@@ -1,0 +1,26 @@
+// The CPU kernels, one function an op. Each has the signature
+//
+//   void op(const OpParams&, int threads)
+//
+// and is compiled for several instruction sets; the names in namespace mixpipe pick one at run
+// time.
+#pragma once
+#include "compose.h"
+
+#define MIXPIPE_CPU_KERNELS(DECLARE) DECLARE(compose_cpu, ComposeParams)
+
+#define MIXPIPE_DECLARE(op, Params) void op(const Params& params, int threads);
+namespace mixpipe {
+MIXPIPE_CPU_KERNELS(MIXPIPE_DECLARE)
+namespace baseline {
+MIXPIPE_CPU_KERNELS(MIXPIPE_DECLARE)
+}
+#if defined(MIXPIPE_HAVE_AVX2)
+namespace avx2 {
+MIXPIPE_CPU_KERNELS(MIXPIPE_DECLARE)
+}
+#endif
+// "avx2" or "baseline": the instruction set in use on this machine.
+const char* instruction_set();
+}  // namespace mixpipe
+#undef MIXPIPE_DECLARE

@@ -1,0 +1,108 @@
+#include "parallel.h"
+
+#include <unistd.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace mixpipe {
+namespace {
+
+// One loop: whoever comes takes the next piece, so a late worker holds nobody up.
+struct Loop {
+  const std::function<void(i64, i64)>* body;
+  i64 count, piece, pieces;
+  std::atomic<i64> next{0}, done{0};
+  std::mutex mutex;
+  std::condition_variable finished;
+
+  void work() {
+    for (i64 i; (i = next.fetch_add(1, std::memory_order_relaxed)) < pieces;) {
+      const i64 end = (i + 1) * piece;
+      (*body)(i* piece, end < count ? end : count);
+      if (done.fetch_add(1, std::memory_order_acq_rel) + 1 == pieces) {
+        std::lock_guard<std::mutex> lock(mutex);
+        finished.notify_all();
+      }
+    }
+  }
+  void wait() {
+    std::unique_lock<std::mutex> lock(mutex);
+    finished.wait(lock, [&] { return done.load(std::memory_order_acquire) == pieces; });
+  }
+};
+
+// Threads that live as long as the process and sleep between loops.
+class Pool {
+ public:
+  void invite(const std::shared_ptr<Loop>& loop, int helpers) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    while ((int)workers_.size() < helpers) {
+      workers_.emplace_back([this] { run(); });
+      workers_.back().detach();
+    }
+    for (int i = 0; i < helpers; ++i) waiting_.push_back(loop);
+    for (int i = 0; i < helpers; ++i) wake_.notify_one();
+  }
+
+ private:
+  void run() {
+    for (;;) {
+      std::shared_ptr<Loop> loop;
+      {
+        std::unique_lock<std::mutex> lock(mutex_);
+        wake_.wait(lock, [&] { return !waiting_.empty(); });
+        loop = std::move(waiting_.front());
+        waiting_.pop_front();
+      }
+      loop->work();
+    }
+  }
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<std::shared_ptr<Loop>> waiting_;
+  std::vector<std::thread> workers_;
+};
+
+// A forked child has none of its parent's threads, so it gets a pool of its own. Pools are never
+// destroyed: their threads may outlive static destructors.
+Pool& pool() {
+  static std::mutex mutex;
+  static Pool* current = nullptr;
+  static pid_t owner = 0;
+  std::lock_guard<std::mutex> lock(mutex);
+  if (current == nullptr || owner != getpid()) {
+    current = new Pool;
+    owner = getpid();
+  }
+  return *current;
+}
+
+}  // namespace
+
+void parallel_for(i64 count, i64 grain, int threads, const std::function<void(i64, i64)>& body) {
+  if (count <= 0) return;
+  const i64 most_pieces = grain > 1 ? (count + grain - 1) / grain : count;
+  if (threads <= 1 || most_pieces <= 1) {
+    body(0, count);
+    return;
+  }
+  auto loop = std::make_shared<Loop>();
+  // Several pieces a thread even out unequal work and late starts.
+  const i64 pieces = most_pieces < (i64)threads * 8 ? most_pieces : (i64)threads * 8;
+  loop->body = &body;
+  loop->count = count;
+  loop->piece = (count + pieces - 1) / pieces;
+  loop->pieces = (count + loop->piece - 1) / loop->piece;
+  const i64 helpers = loop->pieces < threads ? loop->pieces : threads;
+  pool().invite(loop, (int)helpers - 1);
+  loop->work();
+  loop->wait();
+}
+
+}  // namespace mixpipe

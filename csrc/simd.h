@@ -1,0 +1,171 @@
+// Eight floats at a time for the CPU kernels.
+//
+// Each *_cpu.cpp is compiled once per instruction set (see CMakeLists.txt) into the namespace
+// MIXPIPE_ISA, and dispatch.cpp picks one at run time; the results are the same bits everywhere,
+// because every multiply-add is fused and every conversion rounds to nearest even.
+#pragma once
+#include "common.h"
+
+#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#define MIXPIPE_AVX2 1
+#include <immintrin.h>
+#endif
+
+namespace mixpipe {
+namespace MIXPIPE_ISA {
+
+constexpr i32 kLanes = 8;
+
+#if defined(MIXPIPE_AVX2)
+
+using F8 = __m256;
+
+MIXPIPE_INLINE F8 broadcast8(float value) {
+  return _mm256_set1_ps(value);
+}
+MIXPIPE_INLINE F8 load8(const float* from) {
+  return _mm256_loadu_ps(from);
+}
+MIXPIPE_INLINE F8 load8(const u8* from) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)from)));
+}
+MIXPIPE_INLINE F8 load8(const Half* from) {
+  return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from));
+}
+MIXPIPE_INLINE F8 load8(const BFloat16* from) {
+  const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)from));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+MIXPIPE_INLINE __m128i round_to_half(F8 value) {
+  return _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+MIXPIPE_INLINE __m128i round_to_bfloat16(F8 value) {
+  const __m256i bits = _mm256_castps_si256(value);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(value, value, _CMP_UNORD_Q));
+  rounded = _mm256_blendv_epi8(rounded, _mm256_or_si256(bits, _mm256_set1_epi32(0x400000)), nan);
+  rounded = _mm256_srli_epi32(rounded, 16);
+  const __m256i packed = _mm256_packus_epi32(rounded, rounded);
+  return _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08));
+}
+MIXPIPE_INLINE void store8(float* to, F8 value) {
+  _mm256_storeu_ps(to, value);
+}
+MIXPIPE_INLINE void store8(Half* to, F8 value) {
+  _mm_storeu_si128((__m128i*)to, round_to_half(value));
+}
+MIXPIPE_INLINE void store8(BFloat16* to, F8 value) {
+  _mm_storeu_si128((__m128i*)to, round_to_bfloat16(value));
+}
+// Around the caches, for results larger than they are: reading the lines that are about to be
+// overwritten would cost as much as writing them. `to` starts at a multiple of 16 bytes.
+MIXPIPE_INLINE void stream8(float* to, F8 value) {
+  _mm_stream_ps(to, _mm256_castps256_ps128(value));
+  _mm_stream_ps(to + 4, _mm256_extractf128_ps(value, 1));
+}
+MIXPIPE_INLINE void stream8(Half* to, F8 value) {
+  _mm_stream_si128((__m128i*)to, round_to_half(value));
+}
+MIXPIPE_INLINE void stream8(BFloat16* to, F8 value) {
+  _mm_stream_si128((__m128i*)to, round_to_bfloat16(value));
+}
+MIXPIPE_INLINE void finish_streams() {
+  _mm_sfence();
+}
+
+MIXPIPE_INLINE F8 add8(F8 a, F8 b) {
+  return _mm256_add_ps(a, b);
+}
+MIXPIPE_INLINE F8 subtract8(F8 a, F8 b) {
+  return _mm256_sub_ps(a, b);
+}
+MIXPIPE_INLINE F8 multiply8(F8 a, F8 b) {
+  return _mm256_mul_ps(a, b);
+}
+MIXPIPE_INLINE F8 divide8(F8 a, F8 b) {
+  return _mm256_div_ps(a, b);
+}
+MIXPIPE_INLINE F8 fma8(F8 a, F8 b, F8 c) {
+  return _mm256_fmadd_ps(a, b, c);
+}
+MIXPIPE_INLINE F8 max8(F8 a, F8 b) {
+  return _mm256_max_ps(a, b);
+}
+MIXPIPE_INLINE F8 min8(F8 a, F8 b) {
+  return _mm256_min_ps(a, b);
+}
+MIXPIPE_INLINE F8 round8(F8 a) {
+  return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+// 2^n for whole n in [-126, 127].
+MIXPIPE_INLINE F8 exp2_whole8(F8 n) {
+  const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
+}
+
+#else
+
+struct F8 {
+  float lane[kLanes];
+};
+
+#define MIXPIPE_EACH_LANE(expression)                             \
+  F8 result;                                                      \
+  for (i32 i = 0; i < kLanes; ++i) result.lane[i] = (expression); \
+  return result
+
+MIXPIPE_INLINE F8 broadcast8(float value) {
+  MIXPIPE_EACH_LANE(value);
+}
+MIXPIPE_INLINE F8 load8(const u8* from) {
+  MIXPIPE_EACH_LANE((float)from[i]);
+}
+template <class T>
+MIXPIPE_INLINE F8 load8(const T* from) {
+  MIXPIPE_EACH_LANE(load_element(from + i));
+}
+template <class T>
+MIXPIPE_INLINE void store8(T* to, const F8& value) {
+  for (i32 i = 0; i < kLanes; ++i) store_element(to + i, value.lane[i]);
+}
+template <class T>
+MIXPIPE_INLINE void stream8(T* to, const F8& value) {
+  store8(to, value);
+}
+MIXPIPE_INLINE void finish_streams() {}
+
+MIXPIPE_INLINE F8 add8(const F8& a, const F8& b) {
+  MIXPIPE_EACH_LANE(a.lane[i] + b.lane[i]);
+}
+MIXPIPE_INLINE F8 subtract8(const F8& a, const F8& b) {
+  MIXPIPE_EACH_LANE(a.lane[i] - b.lane[i]);
+}
+MIXPIPE_INLINE F8 multiply8(const F8& a, const F8& b) {
+  MIXPIPE_EACH_LANE(a.lane[i] * b.lane[i]);
+}
+MIXPIPE_INLINE F8 divide8(const F8& a, const F8& b) {
+  MIXPIPE_EACH_LANE(a.lane[i] / b.lane[i]);
+}
+MIXPIPE_INLINE F8 fma8(const F8& a, const F8& b, const F8& c) {
+  MIXPIPE_EACH_LANE(fused_multiply_add(a.lane[i], b.lane[i], c.lane[i]));
+}
+// As the x86 instructions: the second operand where either is NaN.
+MIXPIPE_INLINE F8 max8(const F8& a, const F8& b) {
+  MIXPIPE_EACH_LANE(a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]);
+}
+MIXPIPE_INLINE F8 min8(const F8& a, const F8& b) {
+  MIXPIPE_EACH_LANE(a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]);
+}
+MIXPIPE_INLINE F8 round8(const F8& a) {
+  MIXPIPE_EACH_LANE(__builtin_rintf(a.lane[i]));
+}
+MIXPIPE_INLINE F8 exp2_whole8(const F8& n) {
+  MIXPIPE_EACH_LANE(bits_float((u32)((i32)n.lane[i] + 127) << 23));
+}
+#undef MIXPIPE_EACH_LANE
+
+#endif
+
+}  // namespace MIXPIPE_ISA
+}  // namespace mixpipe

@@ -1,0 +1,232 @@
+"""compose: ragged uint8 patches to a normalised batch of composites, in one pass.
+
+patches uint8 [h, w, 3] x P ─┐
+source, regions, origins,    ├─► flip + normalise + cast + place ─► images [B, 3, H, W]
+flips (the batch's plan)    ─┘
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mixpipe import _C
+from mixpipe.kernels.checks import FLOATING, check_tensor, dtype_number, memory_layout
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+_REGIONS, _BLEND, _INDEX_MAP = range(3)
+
+
+def compose(
+    patches: Sequence[Tensor],
+    source: Tensor,
+    regions: Tensor | None,
+    *,
+    size: tuple[int, int],
+    origins: Tensor | None = None,
+    flips: Tensor | None = None,
+    blend: Tensor | None = None,
+    index_map: Tensor | None = None,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    dtype: torch.dtype = torch.float32,
+    channels_last: bool = False,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Places patches on canvases and normalises them, each pixel written once.
+
+    Equivalent, for one constituent and no flip, to
+    ``(patch.permute(2, 0, 1) / 255 - mean) / std`` pasted into its region: exactly
+    ``fmaf(pixel, 1 / (255 * std), -mean / std)`` in float32, rounded once to ``dtype``.
+
+    Args:
+        patches: P tensors uint8 [h, w, 3] on the device of the result; rows may be padded
+            (strides (pitch, 3, 1)).
+        source: int32 [B, K] on the CPU, which patch each constituent shows; -1: absent.
+        regions: int32 [B, K, 4] on the CPU, (y0, x0, y1, x1) in canvas pixels, half open. Where
+            regions overlap, the later constituent shows. May be None with ``blend``.
+        size: (H, W) of the canvas.
+        origins: int32 [B, K, 2] on the CPU, (y, x) in the patch of the rectangle of the region's
+            size that is shown; None: (0, 0).
+        flips: bool [B, K] on the CPU, whether that rectangle is mirrored left to right.
+        blend: float32 [B, K] on the CPU: every composite is the weighted sum of its constituents,
+            whole canvases each, and regions are ignored.
+        index_map: uint8 [B, H, W] on the device of the result: which constituent each pixel
+            shows, inside that constituent's region.
+        mean: per channel, of values in 0..1.
+        std: per channel, of values in 0..1.
+        dtype: element type of the result: float32, float16 or bfloat16.
+        channels_last: memory format of the result.
+        out: written and returned when given; its dtype and memory format count.
+
+    Returns:
+        [B, 3, H, W]. Pixels that no constituent covers are 0, the mean colour.
+
+    Raises:
+        TypeError, ValueError: an argument has a wrong type, dtype, shape, device or strides, or
+            a region lies outside the canvas or shows more than its patch has.
+    """
+    check_tensor(source, "source", dtypes=torch.int32, shape=(None, None))
+    batch, height, width = source.shape[0], *size
+    if out is None:
+        dtype_number(dtype)
+        if height < 1 or width < 1:
+            raise ValueError(f"size is {tuple(size)}, expected a height and a width of at least 1")
+        if index_map is not None:
+            device = index_map.device
+        else:
+            device = patches[0].device if patches else torch.device("cpu")
+        out = torch.empty(
+            (batch, 3, height, width),
+            dtype=dtype,
+            device=device,
+            memory_format=torch.channels_last if channels_last else torch.contiguous_format,
+        )
+    elif tuple(out.shape) != (batch, 3, height, width):
+        raise ValueError(
+            f"out has shape {list(out.shape)}, expected [{batch}, 3, {height}, {width}]"
+        )
+    scale = [1.0 / (255.0 * s) for s in std]
+    bias = [-m / s for m, s in zip(mean, std, strict=True)]
+    torch.ops.mixpipe.compose(
+        out, list(patches), source, regions, origins, flips, blend, index_map, scale, bias
+    )
+    return out
+
+
+torch.library.define(
+    "mixpipe::compose",
+    "(Tensor(a!) out, Tensor[] patches, Tensor source, Tensor? regions, Tensor? origins, "
+    "Tensor? flips, Tensor? blend, Tensor? index_map, float[] scale, float[] bias) -> ()",
+)
+
+
+def _compose_cpu(
+    out: Tensor,
+    patches: list[Tensor],
+    source: Tensor,
+    regions: Tensor | None,
+    origins: Tensor | None,
+    flips: Tensor | None,
+    blend: Tensor | None,
+    index_map: Tensor | None,
+    scale: list[float],
+    bias: list[float],
+) -> None:
+    parts = pack_parts(out, patches, source, regions, origins, flips, blend, index_map)
+    launch(out, parts.ctypes.data, source, blend, index_map, scale, bias).run_cpu(
+        torch.get_num_threads()
+    )
+
+
+torch.library.impl("mixpipe::compose", "cpu", _compose_cpu)
+# Writes into `out` and returns nothing, so a fake has nothing to do.
+torch.library.register_fake("mixpipe::compose", lambda *_: None)
+
+
+def pack_parts(
+    out: Tensor,
+    patches: list[Tensor],
+    source: Tensor,
+    regions: Tensor | None,
+    origins: Tensor | None,
+    flips: Tensor | None,
+    blend: Tensor | None,
+    index_map: Tensor | None,
+) -> NDArray[np.uint8]:
+    """Checks the arguments and packs the constituents as the kernels read them.
+
+    Returns uint8 [B, K, bytes of a part]: addresses, strides and regions with crop and mirror
+    worked in. Everything wrong with a batch is found here, before a launch.
+    """
+    cpu = torch.device("cpu")
+    check_tensor(out, "out", dtypes=FLOATING, shape=(None, 3, None, None))
+    check_tensor(source, "source", dtypes=torch.int32, device=cpu)
+    batch, constituents = source.shape
+    if not 1 <= constituents <= _C.MAX_CONSTITUENTS:
+        raise ValueError(
+            f"source has {constituents} constituents a composite, expected 1 to "
+            f"{_C.MAX_CONSTITUENTS}"
+        )
+    height, width = out.shape[2:]
+    if 3 * height * width >= 2**31:
+        raise ValueError(f"size is {height} x {width}, expected fewer than 2**31 elements")
+    if regions is not None:
+        shape = (batch, constituents, 4)
+        check_tensor(regions, "regions", dtypes=torch.int32, shape=shape, device=cpu)
+    elif blend is None:
+        raise ValueError("regions is None, expected int32 [B, K, 4] (or a blend)")
+    if origins is not None:
+        shape = (batch, constituents, 2)
+        check_tensor(origins, "origins", dtypes=torch.int32, shape=shape, device=cpu)
+    if flips is not None:
+        check_tensor(flips, "flips", dtypes=torch.bool, shape=(batch, constituents), device=cpu)
+    if blend is not None:
+        check_tensor(blend, "blend", dtypes=torch.float32, shape=(batch, constituents), device=cpu)
+    if index_map is not None:
+        if blend is not None:
+            raise ValueError("index_map and blend are both given, expected at most one of them")
+        check_tensor(
+            index_map,
+            "index_map",
+            dtypes=torch.uint8,
+            shape=(batch, height, width),
+            device=out.device,
+            contiguous=True,
+        )
+    return _C.compose_parts(
+        _patch_table(patches, out.device),
+        source.contiguous().numpy(),
+        None if blend is not None or regions is None else regions.contiguous().numpy(),
+        None if origins is None else origins.contiguous().numpy(),
+        None if flips is None else flips.contiguous().numpy(),
+        None if blend is None else blend.contiguous().numpy(),
+        (height, width),
+    )
+
+
+def _patch_table(patches: list[Tensor], device: torch.device) -> NDArray[np.int64]:
+    """int64 [P, 4]: address, height, width and bytes a row of every patch."""
+    table = np.empty((len(patches), 4), dtype=np.int64)
+    for i, patch in enumerate(patches):
+        shape, stride = patch.shape, patch.stride()
+        if patch.dtype != torch.uint8 or len(shape) != 3 or shape[2] != 3 or patch.device != device:
+            check_tensor(
+                patch, f"patches[{i}]", dtypes=torch.uint8, shape=(None, None, 3), device=device
+            )
+        if stride[2] != 1 or (stride[1] != 3 and shape[1] > 1) or stride[0] * shape[0] >= 2**31:
+            raise ValueError(
+                f"patches[{i}] has strides {list(stride)}, expected (pitch, 3, 1) and fewer than "
+                f"2**31 bytes: pass patches[{i}].contiguous()"
+            )
+        table[i] = patch.data_ptr(), shape[0], shape[1], stride[0]
+    return table
+
+
+def launch(
+    out: Tensor,
+    parts_address: int,
+    source: Tensor,
+    blend: Tensor | None,
+    index_map: Tensor | None,
+    scale: list[float],
+    bias: list[float],
+) -> _C.Compose:
+    """The kernel's parameters and launch geometry for parts that lie at an address."""
+    batch, constituents = source.shape
+    return _C.compose(
+        parts=parts_address,
+        index_map=0 if index_map is None else index_map.data_ptr(),
+        out=out.data_ptr(),
+        batch=batch,
+        constituents=constituents,
+        size=(out.shape[2], out.shape[3]),
+        mode=_BLEND if blend is not None else _REGIONS if index_map is None else _INDEX_MAP,
+        dtype=dtype_number(out.dtype),
+        layout=memory_layout(out, "out"),
+        scale=tuple(scale),
+        bias=tuple(bias),
+    )

@@ -1,0 +1,248 @@
+"""One batch of a plan in full: what the decoder is to do, and what the compose kernel then needs.
+
+    range of composites ──► ids, shares ──► layout: regions, weights
+                             │                 │
+                             └──► crop ──► the part that a region shows: window ──► DecodeJob
+
+A pure function of (plan, composites, image sizes, canvas, crop): no state, no generator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .arrays import Floats, Ids, Mask, Size
+from .crops import Crop, Crops
+from .epoch import BatchSlice, EpochPlan
+from .layouts import MAX_CONSTITUENTS
+from .random import Draw, uniforms
+
+__all__ = ["BatchPlan", "DecodeJob", "plan_batch"]
+
+
+@dataclass(frozen=True)
+class DecodeJob:
+    """What is to be decoded for one batch: P patches.
+
+    The decoder decodes ``reads`` of each image, then resamples ``windows`` of it (with a filter
+    that may look at all of ``reads``) to ``sizes``.
+
+    Attributes:
+        ids: int64 [P], the samples.
+        reads: int32 [P, 4], (y0, x0, y1, x1) in source pixels: the window and what the antialiasing
+            filter reaches around it, within the crop (training) or the image (evaluation).
+        windows: float32 [P, 4], (y0, x0, y1, x1) in source pixels, inside ``reads``.
+        sizes: int32 [P, 2], (height, width) of the patch.
+    """
+
+    ids: npt.NDArray[np.int64]
+    reads: npt.NDArray[np.int32]
+    windows: npt.NDArray[np.float32]
+    sizes: npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """B composites of up to K constituents. Absent: id -1, source -1, weight 0, region 0.
+
+    Attributes:
+        ids: int64 [B, K]; -1 also in a filler (see `Batches`), which shows pixels but counts
+            nowhere.
+        weights: float32 [B, K], loss weights: the visible share of the canvas (rows sum to 1)
+            times what the policy asks for.
+        regions: int32 [B, K, 4], (y0, x0, y1, x1) in canvas pixels; all 0 in a blend.
+        blend: float32 [B, K], weights of the pixels where composites are blends, else None.
+        source: int32 [B, K], the patch of each constituent.
+        origins: int32 [B, K, 2], (y, x) in the patch of the part that the region shows.
+        flips: bool [B, K], mirrored left to right.
+        job: what to decode.
+    """
+
+    ids: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.float32]
+    regions: npt.NDArray[np.int32]
+    blend: npt.NDArray[np.float32] | None
+    source: npt.NDArray[np.int32]
+    origins: npt.NDArray[np.int32]
+    flips: npt.NDArray[np.bool_]
+    job: DecodeJob
+
+
+def plan_batch(
+    plan: EpochPlan,
+    composites: BatchSlice,
+    heights: npt.NDArray[np.integer[Any]],
+    widths: npt.NDArray[np.integer[Any]],
+    canvas: Size,
+    crop: Crop,
+) -> BatchPlan:
+    """One batch in full.
+
+    Args:
+        plan: the epoch's plan.
+        composites: one of `EpochPlan.batches`; an empty range gives a filler.
+        heights: pixels of every sample's image, indexed by id.
+        widths: likewise.
+        canvas: (H, W) pixels, each at least `MAX_CONSTITUENTS`.
+        crop: which part of an image stands for it.
+
+    Raises:
+        ValueError: sizes of another number of samples, a canvas too small for regions, composites
+            outside the plan.
+    """
+    if len(heights) != plan.num_samples or len(widths) != plan.num_samples:
+        raise ValueError(
+            f"heights and widths: got {len(heights)} and {len(widths)} entries, expected "
+            f"{plan.num_samples}, one for each sample of the plan"
+        )
+    if min(canvas) < MAX_CONSTITUENTS:
+        raise ValueError(
+            f"canvas: got {canvas}, expected at least {MAX_CONSTITUENTS} pixels a side, so that "
+            "every constituent can have a region"
+        )
+    filler = len(composites) == 0
+    if filler:
+        composites = range(plan.num_composites - 1, plan.num_composites)
+    if not 0 <= composites.start < composites.stop <= plan.num_composites:
+        raise ValueError(
+            f"composites: got {composites}, expected a range within the plan's "
+            f"{plan.num_composites} composites"
+        )
+
+    edges = plan.offsets[composites.start : composites.stop + 1].astype(np.int64)
+    flat = slice(int(edges[0]), int(edges[-1]))
+    counts = np.diff(edges)
+    starts = edges[:-1] - edges[0]
+    ids = plan.ids[flat].astype(np.int64)
+    row = np.repeat(np.arange(len(counts)), counts)
+    column = np.arange(len(ids)) - starts[row]
+
+    regions, visible, whole = _place(plan, flat, ids, counts, starts, canvas)
+    blends = any(layout.blends for layout in plan.layouts.values())
+    seen = visible > 0.0  # a CutMix box may be empty, or cover its base
+    row, column, ids = row[seen], column[seen], ids[seen]
+    regions, visible, whole = regions[seen], visible[seen], whole[seen]
+
+    crops = crop(heights[ids], widths[ids], ids, canvas=canvas, epoch=plan.epoch, seed=plan.seed)
+    origins = np.zeros((len(ids), 2), np.int64)
+    if plan.shared:
+        # The whole crop is decoded once and shows in two composites.
+        job, source = _shared_job(ids, crops, canvas)
+        if not blends:
+            origins[:, 0] = regions[:, 0]
+            origins[:, 1] = np.where(crops.flips, canvas[1] - regions[:, 3], regions[:, 1])
+    else:
+        job = _job(ids, crops, regions, whole, canvas)
+        source = np.arange(len(ids))
+
+    if plan.weighting == "each":
+        weights = np.full(len(ids), plan.num_composites / plan.num_constituents)
+    else:
+        weights = visible
+    if plan.scales is not None:
+        weights = weights * plan.scales[flat][seen]
+    if filler:
+        ids, weights = np.full_like(ids, -1), np.zeros_like(weights)
+
+    shape = (len(counts), int(counts.max()))
+    place = (row, column)
+    out = BatchPlan(
+        ids=np.full(shape, -1, np.int64),
+        weights=np.zeros(shape, np.float32),
+        regions=np.zeros((*shape, 4), np.int32),
+        blend=np.zeros(shape, np.float32) if blends else None,
+        source=np.full(shape, -1, np.int32),
+        origins=np.zeros((*shape, 2), np.int32),
+        flips=np.zeros(shape, np.bool_),
+        job=job,
+    )
+    out.ids[place] = ids
+    out.weights[place] = weights
+    out.regions[place] = regions
+    out.source[place] = source
+    out.origins[place] = origins
+    out.flips[place] = crops.flips
+    if out.blend is not None:
+        out.blend[place] = visible
+    return out
+
+
+def _place(
+    plan: EpochPlan,
+    flat: slice,
+    ids: Ids,
+    counts: Ids,
+    starts: Ids,
+    canvas: Size,
+) -> tuple[Ids, Floats, Mask]:
+    """Place every composite by the layout for its number of constituents.
+
+    Returns, for the T constituents: regions [T, 4], visible shares [T] (in a blend, of each pixel),
+    and whether the region shows the whole crop [T].
+    """
+    regions = np.zeros((len(ids), 4), np.int64)
+    visible = np.zeros(len(ids))
+    whole = np.zeros(len(ids), np.bool_)
+    for k in np.unique(counts).tolist():
+        layout = plan.layouts[k]
+        members = starts[counts == k][:, None] + np.arange(k)
+        if plan.shares is None:
+            shares = np.full(members.shape, 1.0 / k)
+        else:
+            shares = plan.shares[flat][members].astype(np.float64)
+        draws = uniforms(
+            ids[members[:, 0]], layout.draws, seed=plan.seed, epoch=plan.epoch, draw=Draw.LAYOUT
+        )
+        regions[members], visible[members] = layout.place(shares, draws, canvas)
+        whole[members] = layout.blends or layout.window == "fit"
+    return regions, visible, whole
+
+
+def _job(
+    ids: Ids,
+    crops: Crops,
+    regions: Ids,
+    whole: Mask,
+    canvas: Size,
+) -> DecodeJob:
+    """Decode of each crop only what its region shows, at the region's size."""
+    height, width = canvas
+    sizes = np.stack([regions[:, 2] - regions[:, 0], regions[:, 3] - regions[:, 1]], axis=1)
+    sizes[(sizes == 0).any(axis=1)] = canvas  # a blend has no regions: the whole canvas
+    # The region as a part of the canvas; mirrored where the crop is, since the kernel mirrors
+    # the patch on its way to the region.
+    part = regions / np.array([height, width, height, width])
+    mirrored = 1.0 - part[:, [3, 1]]
+    part[:, [1, 3]] = np.where(crops.flips[:, None], mirrored, part[:, [1, 3]])
+    part[whole] = (0.0, 0.0, 1.0, 1.0)
+    corner = crops.windows[:, [0, 1, 0, 1]]
+    extent = crops.windows[:, [2, 3, 2, 3]] - corner
+    return _decode_job(ids, corner + part * extent, crops.bounds, sizes)
+
+
+def _shared_job(ids: Ids, crops: Crops, canvas: Size) -> tuple[DecodeJob, Ids]:
+    """Decode the whole crop of each sample once; also the patch [T] of each constituent."""
+    unique, first, source = np.unique(ids, return_index=True, return_inverse=True)
+    sizes = np.tile(np.array(canvas), (len(unique), 1))
+    return _decode_job(unique, crops.windows[first], crops.bounds[first], sizes), source
+
+
+def _decode_job(ids: Ids, windows: Floats, bounds: Floats, sizes: Ids) -> DecodeJob:
+    low, high = windows[:, :2], windows[:, 2:]
+    # The triangle filter reaches one pixel around when enlarging, one output pixel when reducing.
+    reach = np.maximum(1.0, (high - low) / sizes)
+    reads = np.concatenate(
+        [
+            np.maximum(np.floor(low - reach), bounds[:, :2]),
+            np.minimum(np.ceil(high + reach), bounds[:, 2:]),
+        ],
+        axis=1,
+    )
+    reads = reads.astype(np.int32)
+    # Rounding to float32 must not carry a window over the edge of what is decoded.
+    windows = np.clip(windows.astype(np.float32), reads[:, [0, 1, 0, 1]], reads[:, [2, 3, 2, 3]])
+    return DecodeJob(ids, reads, windows.astype(np.float32), sizes.astype(np.int32))

@@ -1,0 +1,370 @@
+"""MixTrain: several samples in one network input, chosen by their loss."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from .arrays import Ids, Losses, Mask, id_dtype
+from .epoch import BatchBy, EpochPlan, Weighting, assemble, plain_plan
+from .layouts import MAX_CONSTITUENTS, WHOLE, Layout
+from .order import shuffled
+from .pairing import Pairing, RandomPairing
+from .policy import Policy
+from .random import Draw
+from .rules import Budget, Drop, Hysteresis, MeanRule, QuantileRule, RandomRule, Rule, Tier
+from .schedule import Schedule
+from .select import (
+    Ranking,
+    loss_factors,
+    loss_ranking,
+    random_ranking,
+    scaled_counts,
+    thinned,
+)
+from .table import LossTable, Snapshot
+
+__all__ = ["Adaptive", "MixTrain"]
+
+_CHUNK = 1 << 15  # composites
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """The share of the canvas follows the loss: the higher the loss, the larger the region.
+
+    Shares are in proportion to loss ** exponent, then drawn towards the equal share 1 / k so far
+    that none is below ``min_share`` of it.
+    """
+
+    exponent: float = 1.0
+    min_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.exponent > 0:
+            raise ValueError(f"exponent: got {self.exponent}, expected a number above 0")
+        if not 0.0 < self.min_share <= 1.0:
+            raise ValueError(
+                f"min_share: got {self.min_share}, expected a part of the equal share, above 0 and "
+                "up to 1"
+            )
+
+    def shares(self, losses: Losses, usual: float) -> Losses:
+        """Shares [M, k] for losses [M, k]; one that is not finite (unseen) counts as ``usual``."""
+        part: Losses = np.where(np.isfinite(losses), losses, np.float32(usual))
+        np.maximum(part, 0.0, out=part)
+        top = part.max(axis=1, keepdims=True)
+        # Only the ratios count; taken of the largest, powers neither overflow nor all vanish.
+        part = np.divide(part, top, out=np.ones_like(part), where=top > 0)
+        np.power(part, np.float32(self.exponent), out=part)
+        part /= part.sum(axis=1, keepdims=True)
+        part *= np.float32(1.0 - self.min_share)
+        part += np.float32(self.min_share / losses.shape[1])
+        return part
+
+
+class MixTrain(Policy):
+    """MixTrain (Krithivasan et al., 2024): kN samples in N network inputs, for the easy samples.
+
+    Every epoch, the rule takes the samples that may be mixed from the loss table; these go k in a
+    composite, and the others, unseen ones included, go plain. What does not fill a composite goes
+    plain too. With ``tiers`` the lowest losses get the most company.
+
+    Args:
+        speedup: samples over network inputs that the run is to have (of an epoch, where ``epochs``
+            is not given): short for ``rule=Budget(speedup, of=rule)``, and the way to ask it of
+            tiers, whose thresholds are then scaled by one common factor.
+        rule: which samples may be mixed: `MeanRule` (by default), `QuantileRule`, `RandomRule`,
+            `Hysteresis` or `Budget`.
+        k: samples in a composite, 2 to 4.
+        layout: where they lie and which part of them shows; by default `default_layout` (k).
+        tiers: several `Tier` (k, rule, layout) instead of ``rule``, ``k`` and ``layout``. A sample
+            that several tiers take goes to the one with the largest k.
+        adaptive: lets the share of the canvas follow the loss; None: equal shares.
+        drop: additionally drops some of the easiest samples; None: nobody.
+        pairing: who shares a composite with whom; by default `RandomPairing`.
+        warmup: epochs at the beginning without mixing or dropping.
+        epochs: epochs of the run; needed for ``final``, and for a budget of the whole run.
+        final: share of the epochs, at the end, without mixing or dropping.
+        weighting: "area": a constituent's part in the loss is its visible share of the canvas.
+            "each": every constituent counts alike, so that the loss is a mean over samples.
+        batch_by: what the batch size counts. "constituents" keeps the number of optimiser steps of
+            plain training, with fewer inputs a step; "composites" has fewer steps.
+
+    Raises:
+        ValueError: settings that cannot work, named; a speed-up out of reach, with the largest that
+            is in reach.
+
+    Example:
+        >>> MixTrain(speedup=1.6, epochs=90, final=0.15)
+        >>> MixTrain(tiers=[Tier(2, MeanRule(1.0)), Tier(4, MeanRule(0.3))], adaptive=Adaptive())
+    """
+
+    def __init__(
+        self,
+        *,
+        speedup: float | None = None,
+        rule: MeanRule | QuantileRule | RandomRule | Hysteresis | Budget | None = None,
+        k: int | None = None,
+        layout: Layout | None = None,
+        tiers: Sequence[Tier] | None = None,
+        adaptive: Adaptive | None = None,
+        drop: Drop | None = None,
+        pairing: Pairing | None = None,
+        warmup: int = 1,
+        epochs: int | None = None,
+        final: float = 0.0,
+        weighting: Weighting = "area",
+        batch_by: BatchBy = "constituents",
+    ) -> None:
+        if isinstance(rule, Budget):
+            if speedup is not None:
+                raise ValueError(
+                    f"speedup: got {speedup} beside rule={rule!r}, expected one of them"
+                )
+            speedup, rule = rule.speedup, rule.of
+        elif speedup is not None and not speedup > 1.0:
+            raise ValueError(f"speedup: got {speedup}, expected more than 1")
+        if tiers is None:
+            tiers = [Tier(2 if k is None else k, rule or MeanRule(), layout)]
+        elif k is not None or rule is not None or layout is not None:
+            raise ValueError("tiers: given beside k, rule or layout, which each tier has itself")
+        _check_tiers(tiers, speedup=speedup, adaptive=adaptive)
+        if weighting not in ("area", "each"):
+            raise ValueError(f"weighting: got {weighting!r}, expected 'area' or 'each'")
+        if batch_by not in ("composites", "constituents"):
+            raise ValueError(f"batch_by: got {batch_by!r}, expected 'composites' or 'constituents'")
+        self.speedup = speedup
+        self.tiers = tuple(sorted(tiers, key=lambda tier: tier.k))
+        self.adaptive = adaptive
+        self.drop = drop
+        self.pairing = pairing or RandomPairing()
+        self.schedule = Schedule(warmup, epochs, final)
+        self.weighting: Weighting = weighting
+        self.batch_by = batch_by
+        self._cost = None if speedup is None else self.schedule.cost(speedup, self._least_cost())
+        self._memory = _Memory()
+
+    def __repr__(self) -> str:
+        names = (
+            "speedup",
+            "tiers",
+            "adaptive",
+            "drop",
+            "pairing",
+            "schedule",
+            "weighting",
+            "batch_by",
+        )
+        return f"MixTrain({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
+    def _least_cost(self) -> float:
+        """Network inputs a sample of an epoch that mixes all it can."""
+        kept = 1.0 - (self.drop.share if self.drop else 0.0)
+        return kept / self.tiers[-1].k
+
+    def plan(self, table: LossTable, epoch: int, seed: int) -> EpochPlan:
+        """See `Policy.plan`."""
+        n = len(table)
+        if not self.schedule.acts(epoch):
+            return plain_plan(n, epoch=epoch, seed=seed)
+        snapshot = table.snapshot()
+        company, scale, usual = self._select(snapshot, epoch, seed)
+        groups = self._groups(company, snapshot.losses, epoch, seed)
+        del company
+        ids, offsets = assemble(groups, epoch=epoch, seed=seed)
+        del groups
+        shares = None
+        if self.adaptive is not None:
+            shares = _shares(self.adaptive, ids, offsets, snapshot.losses, usual)
+        return EpochPlan(
+            epoch,
+            seed,
+            n,
+            ids,
+            offsets,
+            {1: WHOLE, **{tier.k: tier.placed_by for tier in self.tiers}},
+            shares=shares,
+            scales=None if scale is None else scale[ids],
+            weighting=self.weighting,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Who was mixed, where the rule is `Hysteresis`; else nothing."""
+        return self._memory.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self._memory = _Memory.from_state_dict(state)
+
+    def _select(
+        self, snapshot: Snapshot, epoch: int, seed: int
+    ) -> tuple[npt.NDArray[np.uint8], Losses | None, float]:
+        """Who is mixed and who is dropped.
+
+        Returns, for the N samples: how many share a composite with each (0: it is dropped); the
+        factors of their losses, None for 1; and the mean loss.
+        """
+        ranking = loss_ranking(snapshot)
+        company = np.ones(len(ranking.values), np.uint8)
+        scale, usual = None, ranking.mean
+        if self.drop is not None:
+            easy = round(self.drop.easiest * ranking.known)
+            dropped, kept = thinned(ranking, easy, self.drop.rate, seed=seed, epoch=epoch)
+            scale = loss_factors(len(company), kept, self.drop.rate)
+            company[dropped] = 0
+            ranking = ranking.without(dropped)
+        if not self.tiers[0].rule.by_loss:
+            ranking = random_ranking(company > 0, seed=seed, epoch=epoch)
+        if isinstance(self.tiers[0].rule, Hysteresis):
+            mixed = _hysteresis(
+                self.tiers[0].rule, ranking, self._memory.before(epoch), epoch, seed
+            )
+            self._memory.keep(epoch, mixed)
+            company[mixed] = self.tiers[0].k
+        else:
+            for tier, count in zip(self.tiers, self._counts(ranking, company), strict=True):
+                company[ranking.lowest(count, seed=seed, epoch=epoch)] = tier.k
+        return company, scale, usual
+
+    def _counts(self, ranking: Ranking, company: npt.NDArray[np.uint8]) -> list[int]:
+        """How many samples each tier takes, those of the tiers above it included."""
+        rules = [tier.rule for tier in self.tiers if isinstance(tier.rule, Rule)]
+
+        def counts(scale: float) -> list[int]:
+            taken = [rule.count(ranking, scale) for rule in rules]
+            for i in range(len(taken) - 1, 0, -1):
+                taken[i - 1] = max(taken[i - 1], taken[i])
+            return taken
+
+        if self._cost is None:
+            return counts(1.0)
+        # A sample that moves up a tier saves the difference of what it costs in the two.
+        costs = [1.0, *(1.0 / tier.k for tier in self.tiers)]
+        savings = [here - above for here, above in itertools.pairwise(costs)]
+        inputs = float(np.count_nonzero(company))
+        return scaled_counts(counts, savings, inputs - self._cost * len(company))
+
+    def _groups(
+        self,
+        company: npt.NDArray[np.uint8],
+        losses: Losses,
+        epoch: int,
+        seed: int,
+    ) -> list[Ids]:
+        """The composites, by their number of constituents: arrays [M_k, k] of ids."""
+        groups = []
+        plain = [_ids_where(company, 1)]
+        for tier in self.tiers:
+            ids = _ids_where(company, tier.k)
+            ids = shuffled(ids, seed=seed, epoch=epoch, draw=Draw.GROUP)
+            full = len(ids) // tier.k * tier.k
+            plain.append(ids[full:])
+            groups.append(self.pairing.groups(ids[:full], tier.k, losses, seed=seed, epoch=epoch))
+        return [np.concatenate(plain)[:, None], *groups]
+
+
+def _check_tiers(
+    tiers: Sequence[Tier], *, speedup: float | None, adaptive: Adaptive | None
+) -> None:
+    """Whether the tiers can work together."""
+    sizes = [tier.k for tier in tiers]
+    rules = [tier.rule for tier in tiers]
+    if not tiers or len(set(sizes)) < len(sizes):
+        raise ValueError(f"tiers: got k = {sizes}, expected at least one tier, each of another k")
+    if len({rule.by_loss for rule in rules}) > 1:
+        raise ValueError("tiers: got RandomRule beside rules that go by loss, expected one kind")
+    if any(isinstance(rule, Hysteresis) for rule in rules):
+        if len(tiers) > 1:
+            raise ValueError("tiers: Hysteresis works with one k only: give it as rule=")
+        if speedup is not None:
+            raise ValueError(
+                f"speedup: got {speedup} with Hysteresis, which decides by itself how many samples "
+                "are mixed: use another rule, or no speedup"
+            )
+    if len({tier.placed_by.blends for tier in tiers}) > 1:
+        raise ValueError("tiers: got Blend beside layouts with regions, expected one kind")
+    drawn = [tier.placed_by for tier in tiers if tier.placed_by.draws_shares]
+    if adaptive is not None and drawn:
+        raise ValueError(
+            f"adaptive: has no effect on {drawn[0]!r}, which draws its shares: give it alpha=None"
+        )
+
+
+def _ids_where(company: npt.NDArray[np.uint8], k: int) -> Ids:
+    return np.flatnonzero(company == k).astype(id_dtype(len(company)))
+
+
+def _shares(
+    adaptive: Adaptive,
+    ids: Ids,
+    offsets: Ids,
+    losses: Losses,
+    usual: float,
+) -> Losses:
+    """Every constituent's share of its canvas, in pieces that stay in the cache."""
+    shares = np.ones(len(ids), np.float32)
+    for first in range(0, len(offsets) - 1, _CHUNK):
+        edges = offsets[first : first + _CHUNK + 1]
+        counts = np.diff(edges)
+        for k in range(2, MAX_CONSTITUENTS + 1):
+            members = edges[:-1][counts == k][:, None] + np.arange(k, dtype=edges.dtype)
+            if len(members):
+                shares[members] = adaptive.shares(losses[ids[members]], usual)
+    return shares
+
+
+def _hysteresis(
+    rule: Hysteresis, ranking: Ranking, before: Mask | None, epoch: int, seed: int
+) -> Mask:
+    """Those whom the rule lets in, and those who were in and need not leave yet."""
+    mixed = ranking.lowest(rule.enter.count(ranking), seed=seed, epoch=epoch)
+    if before is not None:
+        plain = ranking.values[~before & np.isfinite(ranking.values)]
+        mean = float(plain.mean(dtype=np.float64)) if len(plain) else ranking.mean
+        mixed |= before & (ranking.values <= np.float32(rule.leave * mean))
+    return mixed
+
+
+def _unpacked(bits: torch.Tensor | None, count: int) -> Mask | None:
+    return None if bits is None else np.unpackbits(bits.numpy(), count=count).view(np.bool_)
+
+
+class _Memory:
+    """Who was mixed in the last planned epoch, and in the one before it.
+
+    Both, so that planning the same epoch again (after a restart, say) gives the same plan.
+    """
+
+    def __init__(self) -> None:
+        self.epoch = -1
+        self.masks: tuple[Mask | None, Mask | None] = (None, None)  # before the epoch, in it
+
+    def before(self, epoch: int) -> Mask | None:
+        return self.masks[0] if epoch == self.epoch else self.masks[1]
+
+    def keep(self, epoch: int, mixed: Mask) -> None:
+        self.masks = (self.before(epoch), mixed)
+        self.epoch = epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.epoch < 0:
+            return {}
+        packed = [None if m is None else torch.from_numpy(np.packbits(m)) for m in self.masks]
+        count = 0 if self.masks[1] is None else len(self.masks[1])
+        return {"epoch": self.epoch, "num_samples": count, "before": packed[0], "mixed": packed[1]}
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> _Memory:
+        memory = cls()
+        if state:
+            memory.epoch = state["epoch"]
+            count = state["num_samples"]
+            memory.masks = (_unpacked(state["before"], count), _unpacked(state["mixed"], count))
+        return memory

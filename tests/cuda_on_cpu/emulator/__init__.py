@@ -1,0 +1,1 @@
+"""Runs CUDA sources on the CPU: see ../README.md."""

@@ -24,6 +24,7 @@ from .layouts import (
 from .mixtrain import Adaptive, MixTrain
 from .pairing import ByClass, BySimilarLoss, Pairing, RandomPairing
 from .policy import Plain, Policy
+from .prune import InfoBatch, SelectiveBackprop
 from .random import Draw, hashes, uniforms
 from .rules import Budget, Drop, Hysteresis, MeanRule, QuantileRule, RandomRule, Tier
 from .table import LossTable, Snapshot
@@ -49,6 +50,7 @@ __all__ = [
     "EpochPlan",
     "Grid",
     "Hysteresis",
+    "InfoBatch",
     "Layout",
     "LossTable",
     "MeanRule",
@@ -62,6 +64,7 @@ __all__ = [
     "RandomPairing",
     "RandomResizedCrop",
     "RandomRule",
+    "SelectiveBackprop",
     "Snapshot",
     "Split",
     "Strips",

@@ -202,26 +202,19 @@ def _place(
     return regions, visible, whole
 
 
-def _job(
-    ids: Ids,
-    crops: Crops,
-    regions: Ids,
-    whole: Mask,
-    canvas: Size,
-) -> DecodeJob:
+def _job(ids: Ids, crops: Crops, regions: Ids, whole: Mask, canvas: Size) -> DecodeJob:
     """Decode of each crop only what its region shows, at the region's size."""
-    height, width = canvas
-    sizes = np.stack([regions[:, 2] - regions[:, 0], regions[:, 3] - regions[:, 1]], axis=1)
+    sizes = regions[:, 2:] - regions[:, :2]
     sizes[(sizes == 0).any(axis=1)] = canvas  # a blend has no regions: the whole canvas
-    # The region as a part of the canvas; mirrored where the crop is, since the kernel mirrors
-    # the patch on its way to the region.
-    part = regions / np.array([height, width, height, width])
-    mirrored = 1.0 - part[:, [3, 1]]
-    part[:, [1, 3]] = np.where(crops.flips[:, None], mirrored, part[:, [1, 3]])
-    part[whole] = (0.0, 0.0, 1.0, 1.0)
-    corner = crops.windows[:, [0, 1, 0, 1]]
-    extent = crops.windows[:, [2, 3, 2, 3]] - corner
-    return _decode_job(ids, corner + part * extent, crops.bounds, sizes)
+    # The region within the canvas; mirrored where the crop is, since the kernel mirrors the patch
+    # on its way to the region.
+    part = regions.copy()
+    part[:, [1, 3]] = np.where(crops.flips[:, None], canvas[1] - part[:, [3, 1]], part[:, [1, 3]])
+    part[whole] = (0, 0, *canvas)
+    low, high = crops.windows[:, :2], crops.windows[:, 2:]
+    scale = (high - low) / canvas
+    windows = np.concatenate([low + part[:, :2] * scale, low + part[:, 2:] * scale], axis=1)
+    return _decode_job(ids, windows, crops.bounds, sizes)
 
 
 def _shared_job(ids: Ids, crops: Crops, canvas: Size) -> tuple[DecodeJob, Ids]:
@@ -235,14 +228,13 @@ def _decode_job(ids: Ids, windows: Floats, bounds: Floats, sizes: Ids) -> Decode
     low, high = windows[:, :2], windows[:, 2:]
     # The triangle filter reaches one pixel around when enlarging, one output pixel when reducing.
     reach = np.maximum(1.0, (high - low) / sizes)
-    reads = np.concatenate(
-        [
-            np.maximum(np.floor(low - reach), bounds[:, :2]),
-            np.minimum(np.ceil(high + reach), bounds[:, 2:]),
-        ],
-        axis=1,
+    first = np.maximum(np.floor(low - reach), bounds[:, :2])
+    last = np.minimum(np.ceil(high + reach), bounds[:, 2:])
+    # Neither arithmetic nor float32 may carry a window over the edge of what is decoded.
+    windows = np.concatenate([np.maximum(low, first), np.minimum(high, last)], axis=1)
+    return DecodeJob(
+        ids,
+        np.concatenate([first, last], axis=1).astype(np.int32),
+        windows.astype(np.float32),
+        sizes.astype(np.int32),
     )
-    reads = reads.astype(np.int32)
-    # Rounding to float32 must not carry a window over the edge of what is decoded.
-    windows = np.clip(windows.astype(np.float32), reads[:, [0, 1, 0, 1]], reads[:, [2, 3, 2, 3]])
-    return DecodeJob(ids, reads, windows.astype(np.float32), sizes.astype(np.int32))

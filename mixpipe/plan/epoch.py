@@ -230,18 +230,25 @@ def assemble(groups: Sequence[Ids], *, epoch: int, seed: int) -> tuple[Ids, Ids]
     leads = np.concatenate([group[:, 0] for group in groups])
     place: Ids = random_order(leads, seed=seed, epoch=epoch, draw=Draw.ORDER)
     del leads
-    sizes = np.concatenate([np.full(len(g), g.shape[1], np.uint8) for g in groups])[place]
     total = sum(group.size for group in groups)
     offsets = np.zeros(len(place) + 1, id_dtype(total + 1))
-    np.cumsum(sizes, out=offsets[1:], dtype=offsets.dtype)
     ids = np.empty(total, groups[0].dtype)
-    bounds = np.cumsum([0, *(len(group) for group in groups)])
+    ends = np.cumsum([len(group) for group in groups])
     for start in range(0, len(place), _CHUNK):
-        where = place[start : start + _CHUNK]
-        begins = offsets[start : start + len(where)]
-        for group, low, high in zip(groups, bounds[:-1], bounds[1:], strict=True):
-            rows = np.flatnonzero((where >= low) & (where < high))
-            members = group[where[rows] - low]
+        # Pointer-sized indices: numpy would convert others at every use.
+        where = place[start : start + _CHUNK].astype(np.intp)
+        rows = [
+            np.flatnonzero((where >= end - len(group)) & (where < end))
+            for group, end in zip(groups, ends, strict=True)
+        ]
+        sizes = np.empty(len(where), np.uint8)
+        for group, row in zip(groups, rows, strict=True):
+            sizes[row] = group.shape[1]
+        edges = offsets[start : start + len(where) + 1]
+        np.cumsum(sizes, out=edges[1:], dtype=edges.dtype)
+        edges[1:] += edges[0]
+        for group, end, row in zip(groups, ends, rows, strict=True):
+            members = group[where[row] - (end - len(group))]
             for j in range(group.shape[1]):
-                ids[begins[rows] + j] = members[:, j]
+                ids[edges[row].astype(np.intp) + j] = members[:, j]
     return ids, offsets

@@ -1,7 +1,8 @@
 """Orders of samples: random, and by loss.
 
-Both sort packed uint64 keys in place (value in the high bits, index in the low bits): numpy sorts
-plain integers with SIMD, several times faster than argsort, and without an int64 index array.
+All sort packed uint64 keys in place (what to sort by in the high bits, an integer in the low bits):
+numpy sorts plain integers with SIMD, several times faster than argsort, and the integers come out
+in order without a gather, which at random places in memory would cost more than the sort.
 """
 
 from __future__ import annotations
@@ -14,49 +15,51 @@ from .random import Draw, hashes
 
 __all__ = ["by_loss", "random_order", "shuffled"]
 
-
-def _low_bits(keys: npt.NDArray[np.uint64], bits: int) -> Ids:
-    """The index packed in the low bits of each key."""
-    keys &= np.uint64((1 << bits) - 1)
-    return keys.astype(id_dtype(1 << bits >> 1))
-
-
-def _pack(keys: npt.NDArray[np.uint64]) -> int:
-    """Replace the low bits of each key by its index; returns how many bits that took."""
-    bits = max(1, len(keys).bit_length())
-    mask = np.uint64((1 << bits) - 1)
-    keys &= ~mask
-    step = 1 << 16
-    for start in range(0, len(keys), step):
-        piece = keys[start : start + step]
-        piece |= np.arange(start, start + len(piece), dtype=np.uint64)
-    return bits
-
-
-def random_order(ids: Ids, *, seed: int, epoch: int, draw: Draw) -> Ids:
-    """Positions [n] that put ``ids`` in random order.
-
-    The order is by each sample's own hash, so the order of a subset is the order of the whole set
-    with the others left out. 8 + 4 bytes a sample.
-    """
-    keys = hashes(ids, seed=seed, epoch=epoch, draw=draw)
-    bits = _pack(keys)
-    keys.sort()
-    return _low_bits(keys, bits)
+_CHUNK = 1 << 16
 
 
 def shuffled(ids: Ids, *, seed: int, epoch: int, draw: Draw) -> Ids:
-    """``ids`` in random order (see `random_order`)."""
-    return ids[random_order(ids, seed=seed, epoch=epoch, draw=draw)]
+    """``ids`` [n] in random order.
+
+    The order is by each sample's own hash, so the order of a subset is that of the whole set with
+    the others left out. 8 bytes a sample beside the result.
+    """
+    keys = hashes(ids, seed=seed, epoch=epoch, draw=draw)
+    bits = int(ids.max()).bit_length() if len(ids) else 0
+    return _sorted_low(keys, ids, bits).astype(ids.dtype)
+
+
+def random_order(ids: Ids, *, seed: int, epoch: int, draw: Draw) -> Ids:
+    """Positions [n] that put ``ids`` in random order, that of `shuffled`."""
+    keys = hashes(ids, seed=seed, epoch=epoch, draw=draw)
+    return _sorted_low(keys, None, len(ids).bit_length()).astype(id_dtype(len(ids)))
 
 
 def by_loss(ids: Ids, losses: Losses) -> Ids:
     """``ids`` [n] by rising loss; equal losses keep the order in which they came.
 
-    losses: float32, indexed by id, not negative (the bits of such floats sort as integers do).
+    losses: float32, by sample id, finite and not negative (whose bits sort as integers do).
     """
     keys = losses[ids].view(np.uint32).astype(np.uint64)
     keys <<= np.uint64(32)
-    keys |= np.arange(len(ids), dtype=np.uint64)
+    return ids[_sorted_low(keys, None, 32).astype(id_dtype(len(ids)))]
+
+
+def _sorted_low(keys: npt.NDArray[np.uint64], low: Ids | None, bits: int) -> npt.NDArray[np.uint64]:
+    """Put ``low`` (None: 0, 1, ...) into the low bits of the keys, sort, and take it out again.
+
+    In place: the keys' memory is the result's.
+    """
+    mask = np.uint64((1 << bits) - 1)
+    for start in range(0, len(keys), _CHUNK):
+        piece = keys[start : start + _CHUNK]
+        stop = start + len(piece)
+        piece &= ~mask
+        piece |= (
+            np.arange(start, stop, dtype=np.uint64)
+            if low is None
+            else low[start:stop].astype(np.uint64)
+        )
     keys.sort()
-    return ids[_low_bits(keys, 32)]
+    keys &= mask
+    return keys

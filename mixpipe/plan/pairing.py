@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .arrays import Ids, Losses, Mask
-from .order import by_loss
-from .random import Draw, hashes
+from .order import by_loss, random_order
+from .random import Draw
 
 __all__ = ["ByClass", "BySimilarLoss", "Pairing", "RandomPairing"]
 
@@ -72,8 +72,8 @@ class ByClass(Pairing):
 
     def _class_order(self, ids: Ids, seed: int, epoch: int) -> Ids:
         """Positions that put ``ids`` class by class, the classes in random order."""
-        labels = self.labels[ids]
-        return np.argsort(hashes(labels, seed=seed, epoch=epoch, draw=Draw.GROUP), kind="stable")
+        # A class's hash is the same for all its samples, which keep the order in which they come.
+        return random_order(self.labels[ids], seed=seed, epoch=epoch, draw=Draw.GROUP)
 
     def _has_twins(self, groups: Ids) -> Mask:
         """Which groups have two of the same class."""

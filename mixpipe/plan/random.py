@@ -12,6 +12,7 @@ output ``i`` of the stream ``key`` is ``mix(key + i * GOLDEN)``. The sample id i
 from __future__ import annotations
 
 from enum import IntEnum
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +57,14 @@ def stream_key(seed: int, epoch: int, draw: int, index: int = 0) -> int:
     return key
 
 
+@lru_cache(maxsize=64)
+def _stream_keys(seed: int, epoch: int, draw: int, count: int) -> npt.NDArray[np.uint64]:
+    """The keys of the indices 0 to count - 1; kept, since every batch of an epoch asks for them."""
+    keys = np.array([stream_key(seed, epoch, draw, j) for j in range(count)], np.uint64)
+    keys.flags.writeable = False
+    return keys
+
+
 def _mix(x: npt.NDArray[np.uint64]) -> None:
     """SplitMix64's finaliser, in place."""
     x ^= x >> np.uint64(30)
@@ -89,8 +98,7 @@ def uniforms(ids: Ids, count: int, *, seed: int, epoch: int, draw: Draw) -> Floa
     ids: integers [n]. Returns float64 [count, n]; row j is the stream of index j, so asking for
     more rows does not change the first ones.
     """
-    keys = np.array([stream_key(seed, epoch, draw, j) for j in range(count)], np.uint64)
-    x = ids.astype(np.uint64) * np.uint64(GOLDEN) + keys[:, None]
+    x = ids.astype(np.uint64) * np.uint64(GOLDEN) + _stream_keys(seed, epoch, draw, count)[:, None]
     _mix(x)
     x >>= np.uint64(11)
     out: Floats = x * 2.0**-53

@@ -1,0 +1,5 @@
+"""From a plan's decode jobs to pixels: the DALI graph and what drives it."""
+
+from mixpipe.decode.decoder import DecodeError, Decoder
+
+__all__ = ["DecodeError", "Decoder"]

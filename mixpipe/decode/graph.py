@@ -1,0 +1,114 @@
+"""The DALI graph: read, decode only what is needed, resample the window.
+
+    names ─► read ─► decode `reads` ─► resample `windows` ─► patches (uint8 HWC)
+    ids ────────────────────────────────────────────────────► ids
+
+One graph serves CPU and GPU: only the decoder's device differs, the resampling follows it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Inputs", "build_pipeline"]
+
+
+class Inputs(NamedTuple):
+    """One batch as the graph takes it; P patches."""
+
+    encoded: NDArray[np.uint8] | list[NDArray[np.uint8]]
+    """File names ``[P, L]``, padded with zeros, or the encoded images themselves."""
+    ids: NDArray[np.int64]
+    """``[P]``, handed through."""
+    start: NDArray[np.int32]
+    """``[P, 2]`` (y, x): where decoding starts, in pixels of the image."""
+    shape: NDArray[np.int32]
+    """``[P, 2]`` (h, w): the pixels to decode."""
+    roi_start: NDArray[np.float32]
+    """``[P, 2]`` (y, x): the window, in pixels of what was decoded."""
+    roi_end: NDArray[np.float32]
+    """``[P, 2]`` (y, x)."""
+    size: NDArray[np.float32]
+    """``[P, 2]`` (h, w) of the patches; whole numbers, in the type that the operator takes."""
+
+
+def build_pipeline(
+    source: Callable[[], Inputs],
+    *,
+    by_name: bool,
+    max_patches: int,
+    device_id: int | None,
+    threads: int,
+    prefetch: int,
+) -> Any:
+    """A pipeline whose ``run()`` gives ``(patches, ids)``.
+
+    Args:
+        source: gives the next batch; ``StopIteration`` ends the epoch.
+        by_name: ``Inputs.encoded`` are file names.
+        max_patches: the largest batch.
+        device_id: the GPU that decodes, None for the CPU.
+        threads: CPU threads.
+        prefetch: batches ahead.
+
+    Raises:
+        ImportError: DALI is not installed.
+    """
+    dali = _dali()
+    fn, types = dali.fn, dali.types
+    pipeline = dali.Pipeline(
+        batch_size=max_patches,
+        num_threads=threads,
+        device_id=device_id,
+        prefetch_queue_depth=prefetch,
+        # Outputs then stay valid as long as a tensor refers to them.
+        exec_dynamic=True,
+    )
+    with pipeline:
+        encoded, ids, start, shape, roi_start, roi_end, size = fn.external_source(
+            source=source,
+            num_outputs=len(Inputs._fields),
+            batch=True,
+            dtype=[types.UINT8, types.INT64, *[types.INT32] * 2, *[types.FLOAT] * 3],
+            ndim=[1, 0, 1, 1, 1, 1, 1],
+        )
+        if by_name:
+            encoded = fn.io.file.read(encoded)
+        decoded = fn.decoders.image_slice(
+            encoded,
+            device="cpu" if device_id is None else "mixed",
+            start=start,
+            shape=shape,
+            axis_names="HW",
+            # As torchvision's loader, which leaves the EXIF orientation alone, and as libjpeg,
+            # whose chroma upsampling nvJPEG does not do by itself.
+            adjust_orientation=False,
+            jpeg_fancy_upsampling=True,
+        )
+        patches = fn.resize(
+            decoded,
+            size=size,
+            roi_start=roi_start,
+            roi_end=roi_end,
+            interp_type=types.INTERP_LINEAR,
+            antialias=True,
+        )
+        pipeline.set_outputs(patches, ids)
+    pipeline.build()
+    return pipeline
+
+
+def _dali() -> Any:
+    """DALI, untyped: its stubs lack half of what is used here."""
+    try:
+        return importlib.import_module("nvidia.dali")
+    except ImportError as error:
+        raise ImportError(
+            "DALI is not installed; install mixpipe[cuda12] or mixpipe[cuda13], by the driver's "
+            "CUDA version; without a GPU either will do"
+        ) from error

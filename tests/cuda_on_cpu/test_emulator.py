@@ -17,7 +17,7 @@ SEEDS = (0, 1, 2, 3)
 def kernel(name, *, build="plain", seed=0, source=None, options=()):
     code = source or (EXAMPLES / f"{name}.cu").read_text()
     raw = RawModule(code=code, options=options, stand_in=Options(build=build, seed=seed))
-    return raw.get_function(next(iter(raw.module.kernels)))
+    return raw.get_function(name if name in raw.module.kernels else next(iter(raw.module.kernels)))
 
 
 def watch(function, **arrays):
@@ -167,17 +167,22 @@ MISTAKES = {
 }
 
 
+WRONG_KERNELS = "".join(
+    f'extern "C" __global__ void wrong_{number}(float* x) {{ {body} }}\n'
+    for number, (body, _) in enumerate(MISTAKES.values())
+)
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_the_checked_build_finds(mistake):
-    body, message = MISTAKES[mistake]
-    source = f'extern "C" __global__ void wrong(float* x) {{ {body} }}'
+    name = f"wrong_{list(MISTAKES).index(mistake)}"
     x = np.zeros(68, np.float32)
     start = -x.ctypes.data % 16 // 4
     x = x[start : start + 64]
     for seed in SEEDS:
-        function = kernel("wrong", source=source, build="checked", seed=seed)
+        function = kernel(name, source=WRONG_KERNELS, build="checked", seed=seed)
         watch(function, x=x)
-        with pytest.raises(LaunchError, match=message):
+        with pytest.raises(LaunchError, match=MISTAKES[mistake][1]):
             function((1,), (64,), (address(x),))
 
 
@@ -208,44 +213,47 @@ def test_a_missing_fence_is_found(right, wrong):
 def test_an_error_leaves_the_emulator_usable():
     with pytest.raises(LaunchError):
         x = np.zeros(64, np.float32)
-        body = MISTAKES["return before a barrier"][0]
-        source = f'extern "C" __global__ void wrong(float* x) {{ {body} }}'
-        kernel("wrong", source=source, build="checked")((1,), (64,), (address(x),))
+        name = f"wrong_{list(MISTAKES).index('return before a barrier')}"
+        kernel(name, source=WRONG_KERNELS, build="checked")((1,), (64,), (address(x),))
     got, want = total_sum(1000, 3, build="checked")
     assert got == want
 
 
-def traffic(source, *, elements, threads):
-    x, y = np.zeros(4096 + 8, np.float32), np.zeros(4096 + 8, np.float32)
-    x, y = (a[-a.ctypes.data % 32 // 4 :][:elements] for a in (x, y))
-    code = f'extern "C" __global__ void move(const float* x, float* y) {{ {source} }}'
-    function = kernel("move", source=code, build="checked")
+MOVES = """
+#define KERNEL extern "C" __global__ void
+#define INDEX const int i = blockIdx.x * blockDim.x + threadIdx.x
+KERNEL dense(const float* x, float* y) { INDEX; y[i] = x[i]; }
+KERNEL strided(const float* x, float* y) { INDEX; y[i % 64 * 8 + i / 64] = x[i % 64 * 8 + i / 64]; }
+KERNEL vectors(const float4* x, float4* y) { INDEX; if (i < 128) y[i] = x[i]; }
+"""
+
+
+def traffic(name):
+    """What 4 blocks of 128 threads move of 512 elements."""
+    x, y = np.zeros(520, np.float32), np.zeros(520, np.float32)
+    x, y = (a[-a.ctypes.data % 32 // 4 :][:512] for a in (x, y))
+    function = kernel(name, source=MOVES, build="checked")
     watch(function, x=x, y=y)
     emulated = function._kernel.module
     emulated.trace(True)
-    function((elements // threads,), (threads,), (address(x), address(y)))
+    function((4,), (128,), (address(x), address(y)))
     emulated.trace(False)
     return emulated.traffic()
 
 
 def test_bytes_are_counted_by_sector_and_request():
-    index = "int i = blockIdx.x * blockDim.x + threadIdx.x;"
-    reads, writes = traffic(f"{index} y[i] = x[i];", elements=512, threads=128)
-    for count in (reads, writes):
+    for count in traffic("dense"):
         assert (count.bytes, count.sectors, count.requests) == (2048, 64, 16)
         assert count.block_sectors == count.request_sectors == 64
     # Every eighth element: each request touches a sector a lane; other blocks touch them again.
-    stride = f"{index} int j = i % 64 * 8 + i / 64; y[j] = x[j];"
-    reads, writes = traffic(stride, elements=512, threads=128)
-    assert reads.sectors == 64
-    assert reads.block_sectors == 4 * 64
-    assert reads.request_sectors == 16 * 32
+    for count in traffic("strided"):
+        assert (count.bytes, count.sectors, count.requests) == (2048, 64, 16)
+        assert count.block_sectors == 4 * 64
+        assert count.request_sectors == 16 * 32
 
 
-def test_a_vector_load_is_one_request():
-    copy = "int i = blockIdx.x * blockDim.x + threadIdx.x; ((float4*)y)[i] = ((const float4*)x)[i];"
-    x = traffic(copy.replace("int i", "if (blockIdx.x) return; int i"), elements=512, threads=128)
-    for count in x:
+def test_a_vector_access_is_one_request():
+    for count in traffic("vectors"):
         assert (count.requests, count.request_sectors, count.bytes) == (4, 64, 2048)
 
 

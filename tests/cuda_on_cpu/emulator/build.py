@@ -29,7 +29,6 @@ INCLUDE = HERE / "include"
 SOURCE = HERE / "source"
 
 COMPILER = shutil.which("g++")
-_RUNTIME = ("fiber", "grid", "host_api", "races", "traffic", "watch")
 _COMMON = ("-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-gnu-unique", "-fvisibility=hidden")
 _INSTRUMENTED = {
     "plain": ("-O2",),
@@ -101,22 +100,16 @@ def _emulator_text() -> str:
     return "\0".join(file.read_text() for file in files)
 
 
-def _runtime_objects(build: str, parts: Sequence[str]) -> list[Path]:
+def _runtime_object(build: str) -> Path:
     """The emulator itself. Its own accesses are not watched, but it must know its build."""
-    flags = [f"-I{INCLUDE}", f"-I{SOURCE}", "-Wall", "-Wextra", "-Wno-comment"]
-    if build == "checked":
-        flags += ["-O2", "-DEMULATOR_CHECKED"]
-    else:
-        flags += _INSTRUMENTED[build]
-    return [
-        _made(
-            f"{build}-{part}.o",
-            [_emulator_text()],
-            [COMPILER, *_COMMON, *flags, "-c"],
-            (SOURCE / f"{part}.cpp").read_text(),
-        )
-        for part in parts
-    ]
+    flags = [f"-I{INCLUDE}", f"-I{SOURCE}", "-Wall", "-Wextra"]
+    flags += ["-O2", "-DEMULATOR_CHECKED"] if build == "checked" else _INSTRUMENTED[build]
+    return _made(
+        f"{build}-runtime.o",
+        [_emulator_text()],
+        [COMPILER, *_COMMON, *flags, "-c"],
+        "".join(f'#include "{part.name}"\n' for part in sorted(SOURCE.glob("*.cpp"))),
+    )
 
 
 def _preprocess(source: str, options: Sequence[str], folder: Path | None) -> str:
@@ -125,9 +118,9 @@ def _preprocess(source: str, options: Sequence[str], folder: Path | None) -> str
     return _run([*command, "-include", "cuda_runtime.h", "-x", "c++", "-"], source)
 
 
-def _compiled(text: str, build: str, parts: Sequence[str], shared_library: bool, name: str) -> Path:
+def _compiled(text: str, build: str, shared_library: bool, name: str) -> Path:
     """A translated source linked with the emulator."""
-    objects = _runtime_objects(build, parts)
+    runtime = _runtime_object(build)
     erased = ["-D__global__=", "-D__launch_bounds__(...)="]
     compiled = _made(
         f"{name}.o",
@@ -143,7 +136,7 @@ def _compiled(text: str, build: str, parts: Sequence[str], shared_library: bool,
                 sanitize = ["-fsanitize=address,undefined"] if build == "sanitized" else []
                 form = ["-shared", "-Wl,-Bsymbolic"] if shared_library else []
                 partial = target.with_suffix(".partial")
-                _run([COMPILER, *form, *sanitize, compiled, *objects, "-o", partial])
+                _run([COMPILER, *form, *sanitize, compiled, runtime, "-o", partial])
                 partial.replace(target)
     return target
 
@@ -159,16 +152,28 @@ def library(
     """Compiles a CUDA source (text) to a shared library of its kernels.
 
     `options` are -D and -I as NVRTC takes them; `expressions` are instances of kernel templates;
-    `folder` is where the source's own includes lie.
+    `folder` is where the source's own includes lie. They are read once a process, so a changed
+    header needs a folder of its own.
     """
+    return _library(source, build, tuple(options), tuple(expressions), folder)
+
+
+@cache
+def _library(
+    source: str,
+    build: str,
+    options: tuple[str, ...],
+    expressions: tuple[str, ...],
+    folder: Path | None,
+) -> Path:
     text = translate(_preprocess(source, options, folder), expressions)
-    return _compiled(text, build, (*_RUNTIME, "library"), True, f"kernels-{build}")
+    return _compiled(text, build, True, f"kernels-{build}")
 
 
 def program(path: Path, *, build: str = "plain", options: Sequence[str] = ()) -> Path:
     """Compiles a stand-alone CUDA program (with a main and <<<>>> launches)."""
     text = translate(_preprocess(path.read_text(), options, path.parent))
-    return _compiled(text, build, _RUNTIME, False, f"{path.stem}-{build}")
+    return _compiled(text, build, False, f"{path.stem}-{build}")
 
 
 def sanitized_environment(seed: int = 0) -> dict[str, str]:

@@ -22,7 +22,7 @@ _STATIC = re.compile(
     r"(?P<names>\w+\s*(?:[\[,][^;]*)?);"
 )
 _LAUNCH = re.compile(
-    r"(?P<kernel>[A-Za-z_][\w:]*(?:<[^<>;(]*>)?)\s*<<<(?P<shape>.*?)>>>\s*\(", re.DOTALL
+    r"(?P<kernel>\b[A-Za-z_][\w:]*(?:<[^<>;(]*>)?)\s*<<<(?P<shape>.*?)>>>\s*\(", re.DOTALL
 )
 # What decides where a kernel is declared: literals are skipped, braces and namespaces counted.
 _SCOPE = re.compile(
@@ -53,7 +53,8 @@ def translate(preprocessed: str, expressions: Sequence[str] = ()) -> str:
         r"\g<type>* \g<name> = (\g<type>*)emulator::dynamic_shared();", preprocessed
     )
     text = _STATIC.sub(_shared_variables, text)
-    text = _LAUNCH.sub(r"emulator::launch(\g<kernel>, \g<shape>)(", text)
+    if "<<<" in text:
+        text = _LAUNCH.sub(r"emulator::launch(\g<kernel>, \g<shape>)(", text)
     return text + _kernel_table(table.values())
 
 

@@ -1,0 +1,237 @@
+"""The command line: ``mixpipe train``, ``mixpipe show``, ``mixpipe doctor``."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mixpipe.doctor import diagnose
+from mixpipe.report import environment, write_report
+from mixpipe.train import (
+    EpochMetrics,
+    PolicyOptions,
+    RunSummary,
+    TrainConfig,
+    Trainer,
+    compare,
+    comparison_figures,
+    make_policy,
+    show,
+)
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Train image networks on composites: several images in one network input.",
+)
+console = Console(highlight=False, soft_wrap=True)
+Data = Annotated[
+    str, typer.Argument(help="'embedded', or a folder with train/CLASS/*.jpg and val/CLASS/*.jpg.")
+]
+Output = Annotated[Path, typer.Option(help="Folder for what the run writes.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the results here.")]
+
+
+def main() -> None:
+    """Run the command line; an error that its user can mend is a sentence and exit status 2."""
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app()
+    except (ValueError, OSError, ImportError) as error:
+        logging.getLogger(__name__).debug("", exc_info=True)
+        console.print(f"[bold red]error:[/] {error}", style=None)
+        raise SystemExit(2) from None
+
+
+@app.command()
+def train(
+    data: Data = "embedded",
+    *,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="resnet8, resnet14, resnet20, mobilenet_small, vit_small; or torchvision's."
+        ),
+    ] = "resnet8",
+    epochs: Annotated[int, typer.Option(help="Passes over the training set.")] = 16,
+    batch_size: Annotated[int, typer.Option(help="Constituents (or composites) a step.")] = 128,
+    size: Annotated[
+        int | None, typer.Option(help="Canvas in pixels [28 embedded, else 224].")
+    ] = None,
+    optimizer: Annotated[str, typer.Option(help="sgd, adam, adamw or rmsprop.")] = "sgd",
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate [by optimiser].")] = None,
+    weight_decay: Annotated[float, typer.Option(help="Not on biases and norms.")] = 5e-4,
+    label_smoothing: Annotated[float, typer.Option(help="In [0, 1).")] = 0.0,
+    policy: Annotated[
+        str, typer.Option(help="mixtrain, plain, mixup, cutmix, infobatch or selective.")
+    ] = "mixtrain",
+    speedup: Annotated[
+        float | None, typer.Option(help="MixTrain: samples over network inputs, of the whole run.")
+    ] = None,
+    rule: Annotated[
+        str, typer.Option(help="MixTrain: who is mixed: mean, quantile, random or hysteresis.")
+    ] = "mean",
+    threshold: Annotated[float | None, typer.Option(help="MixTrain: the rule's threshold.")] = None,
+    k: Annotated[int, typer.Option(help="MixTrain: constituents of a composite, 2 to 4.")] = 2,
+    tiers: Annotated[
+        str, typer.Option(help="MixTrain: 'k:threshold,…' instead of --k and --threshold.")
+    ] = "",
+    layout: Annotated[str, typer.Option(help="MixTrain: default, cutmix or mixup.")] = "default",
+    adaptive: Annotated[bool, typer.Option(help="MixTrain: regions follow losses.")] = False,
+    drop: Annotated[
+        float, typer.Option(help="MixTrain: drop this share of the easiest third.")
+    ] = 0.0,
+    warmup_epochs: Annotated[int, typer.Option(help="MixTrain: plain epochs first.")] = 1,
+    final: Annotated[float, typer.Option(help="Share of the epochs that are plain, last.")] = 0.0,
+    weighting: Annotated[
+        Literal["area", "each"], typer.Option(help="MixTrain: area, or each alike.")
+    ] = "area",
+    batch_by: Annotated[
+        Literal["constituents", "composites"],
+        typer.Option(help="MixTrain: what --batch-size counts: constituents or composites."),
+    ] = "constituents",
+    seed: Annotated[int, typer.Option(help="Of the plan, the weights and all else.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
+    threads: Annotated[int | None, typer.Option(help="Decoding threads [one a core].")] = None,
+    output: Output = Path("runs/train"),
+    resume: Annotated[Path | None, typer.Option(help="Continue from this checkpoint.")] = None,
+    compare_plain: Annotated[
+        bool, typer.Option("--compare", help="Also train plain: at full length, and at equal cost.")
+    ] = False,
+    json_file: JsonFile = None,
+) -> None:
+    """Train a network on composites."""
+    config = TrainConfig(
+        data=data,
+        model=model,
+        epochs=epochs,
+        batch_size=batch_size,
+        size=size,
+        optimizer=optimizer,
+        lr=lr,
+        weight_decay=weight_decay,
+        label_smoothing=label_smoothing,
+        seed=seed,
+        device=device,
+        precision=precision,
+        threads=threads,
+    )
+    options = PolicyOptions(
+        name=policy,
+        speedup=speedup,
+        rule=rule,
+        threshold=threshold,
+        tiers=_parse_tiers(tiers),
+        k=k,
+        layout=layout,
+        adaptive=adaptive,
+        drop=drop,
+        warmup_epochs=warmup_epochs,
+        final=final,
+        weighting=weighting,
+        batch_by=batch_by,
+    )
+    made = make_policy(options, epochs)
+    progress = console.is_terminal
+    if compare_plain:
+        if resume is not None:
+            raise ValueError("--resume: continues one run; leave out --compare")
+        runs = compare(
+            config, made, name=policy, output=output, progress=progress, on_epoch=_print_epoch
+        )
+    else:
+        trainer = Trainer(config, made, output=output, name=policy, progress=progress)
+        if resume is not None:
+            trainer.resume(resume)
+        runs = [trainer.fit(lambda metrics: _print_epoch(policy, metrics))]
+        trainer.close()
+    _print_runs(runs)
+    figures = comparison_figures(runs) if compare_plain else []
+    for figure in figures:
+        console.print(f"{figure.name}: {figure.value:+.2f}")
+    console.print(f"written to {output}")
+    if json_file is not None:
+        write_report(json_file, [asdict(run) for run in runs], figures)
+
+
+@app.command("show")
+def show_command(
+    data: Data = "embedded",
+    *,
+    size: Annotated[
+        int | None, typer.Option(help="Canvas in pixels [28 embedded, else 224].")
+    ] = None,
+    k: Annotated[int, typer.Option(help="Constituents of a composite, 2 to 4.")] = 2,
+    layout: Annotated[str, typer.Option(help="default, cutmix or mixup.")] = "default",
+    seed: Annotated[int, typer.Option(help="Shows others.")] = 0,
+    output: Annotated[Path, typer.Option(help="The PNG file to write.")] = Path("composites.png"),
+) -> None:
+    """Draw composites of anybody's data."""
+    show(TrainConfig(data=data, size=size, seed=seed), k=k, layout=layout, path=output)
+    console.print(f"written to {output}")
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Say what is installed, what is in use, and why the rest is not."""
+    findings = diagnose()
+    if as_json:
+        rows = [finding._asdict() for finding in findings]
+        typer.echo(json.dumps({"meta": environment(), "rows": rows, "figures": []}, indent=1))
+    else:
+        table = Table("part", "state", "what")
+        colours = {"ok": "green", "absent": "yellow", "broken": "bold red"}
+        for part, state, detail in findings:
+            table.add_row(part, f"[{colours[state]}]{state}[/]", detail)
+        console.print(table)
+    if any(finding.state == "broken" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _parse_tiers(text: str) -> tuple[tuple[int, float], ...]:
+    """'2:1.0,4:0.3' as pairs."""
+    try:
+        pairs = [part.split(":") for part in text.split(",") if part]
+        return tuple((int(k), float(threshold)) for k, threshold in pairs)
+    except ValueError:
+        raise ValueError(
+            f"--tiers: expected k:threshold,… such as 2:1.0,4:0.3, got {text!r}"
+        ) from None
+
+
+def _print_epoch(name: str, metrics: EpochMetrics) -> None:
+    console.print(
+        f"{name} epoch {metrics.epoch + 1}: loss {metrics.loss:.3f}, "
+        f"accuracy {metrics.accuracy:.4f}, {metrics.network_inputs} network inputs of "
+        f"{metrics.constituents} images in {metrics.seconds:.1f} s "
+        f"({metrics.wait_seconds:.1f} s waiting for data)"
+    )
+
+
+def _print_runs(runs: list[RunSummary]) -> None:
+    columns: list[tuple[str, Any]] = [
+        ("accuracy %", lambda r: f"{100 * r.accuracy:.2f}"),
+        ("epochs", lambda r: f"{r.epochs}"),
+        ("network inputs", lambda r: f"{r.network_inputs}"),
+        ("steps", lambda r: f"{r.steps}"),
+        ("seconds", lambda r: f"{r.seconds:.1f}"),
+        ("of them waiting", lambda r: f"{r.wait_seconds:.1f}"),
+        ("decoded /s", lambda r: f"{r.decoded_per_second:.0f}"),
+        ("trained /s", lambda r: f"{r.trained_per_second:.0f}"),
+    ]
+    table = Table("run", *(heading for heading, _ in columns))
+    for run in runs:
+        table.add_row(run.name, *(text(run) for _, text in columns))
+    console.print(table)

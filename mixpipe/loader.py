@@ -1,0 +1,348 @@
+"""MixLoader: an epoch's plan as batches of composites on the training device."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+import weakref
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mixpipe import kernels
+from mixpipe.data import Store, open_store
+from mixpipe.decode import Decoder
+from mixpipe.plan import (
+    Batches,
+    BatchPlan,
+    CenterCrop,
+    Crop,
+    DecodeJob,
+    EpochPlan,
+    LossTable,
+    Plain,
+    Policy,
+    RandomResizedCrop,
+    plan_batch,
+)
+from mixpipe.target import CompositeTarget
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "LoaderStats", "MixLoader"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass
+class LoaderStats:
+    """What a loader has done since it was made, and where its time went.
+
+    Attributes:
+        composites: network inputs handed out.
+        constituents: samples shown in them.
+        decoded: images decoded for them.
+        plan_seconds: making the plans of epochs and batches.
+        decode_seconds: waiting for decoded patches; what the decoder did meanwhile is not in it.
+        compose_seconds: building the composites.
+    """
+
+    composites: int = 0
+    constituents: int = 0
+    decoded: int = 0
+    plan_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    compose_seconds: float = 0.0
+
+
+class MixLoader:
+    """Iterates over one epoch's composites, like a ``torch.utils.data.DataLoader``.
+
+    ``for images, target in loader`` runs one epoch and moves on to the next; ``len(loader)`` is
+    the number of batches of the epoch to come, which the policy may change from epoch to epoch.
+    Leaving the loop early is safe: the next loop starts the same epoch anew. Only one loop over a
+    loader runs at a time; starting another ends the first.
+
+    The plan of an epoch is made when it is first asked for (``len`` or the first batch), from
+    what the loss table says then.
+
+    Args:
+        data: the folder with one folder a class, a tar of such folders, or a ``Store``.
+        batch_size: composites a batch, or constituents where the policy counts in these.
+        size: the canvas, ``(height, width)`` in pixels or one number for both.
+        train: False evaluates: every image once, in order, its centre, unmixed.
+        policy: decides who is mixed with whom; by default nobody is.
+        crop: which part of an image its canvas shows; by default ``RandomResizedCrop()``, and for
+            evaluation ``CenterCrop()`` with an eighth of the size as margin (256 for 224).
+        classes: the training set's class names, so that labels mean the same here.
+        dtype: float32, float16 or bfloat16, the dtype of the images.
+        memory_format: ``torch.contiguous_format`` or ``torch.channels_last``.
+        mean: subtracted from the channels' values in [0, 1].
+        std: divides them then.
+        device: where decoding ends and images are delivered.
+        seed: with the epoch and the sample id, the source of all randomness.
+        drop_last: leave out a last batch that is short.
+        rank: this process's number; by default ``torch.distributed``'s, else 0.
+        world_size: the number of processes; each gets its part of every batch of
+            ``world_size * batch_size``, and all get the same number of batches.
+        threads: decoding threads; by default one a core that this process may use.
+        prefetch: batches decoded ahead.
+
+    Yields:
+        ``(images, target)``: images ``[B, 3, H, W]`` of ``dtype``, and a
+        :class:`~mixpipe.CompositeTarget`.
+
+    Raises:
+        ValueError: an argument that cannot work, named with what was expected.
+        DecodeError: while iterating, an image that cannot be decoded, named.
+
+    Example:
+        >>> loader = MixLoader(embedded("train"), batch_size=128, size=28)
+        >>> images, target = next(iter(loader))
+        >>> images.shape, target.classes.shape
+        (torch.Size([128, 3, 28, 28]), torch.Size([128, 1]))
+    """
+
+    def __init__(
+        self,
+        data: str | os.PathLike[str] | Store,
+        *,
+        batch_size: int,
+        size: int | tuple[int, int] = 224,
+        train: bool = True,
+        policy: Policy | None = None,
+        crop: Crop | None = None,
+        classes: tuple[str, ...] | None = None,
+        dtype: torch.dtype = torch.float32,
+        memory_format: torch.memory_format = torch.contiguous_format,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        drop_last: bool = False,
+        rank: int | None = None,
+        world_size: int | None = None,
+        threads: int | None = None,
+        prefetch: int = 2,
+    ) -> None:
+        self.canvas = (size, size) if isinstance(size, int) else (size[0], size[1])
+        self.batch_size = batch_size
+        self.dtype = dtype
+        self.memory_format = memory_format
+        self.mean = mean
+        self.std = std
+        self.device = torch.device(device)
+        self.seed = seed
+        self.drop_last = drop_last
+        self.rank = _distributed_rank() if rank is None else rank
+        self.world_size = _distributed_size() if world_size is None else world_size
+        self._check()
+        self.policy = policy or Plain(shuffle=train)
+        self.crop = crop or (RandomResizedCrop() if train else _evaluation_crop(self.canvas))
+        self.store = (
+            open_store(Path(data), classes=classes)
+            if isinstance(data, (str, os.PathLike))
+            else data
+        )
+        self.table = LossTable(len(self.store.index), device=self.device)
+        self.stats = LoaderStats()
+        self.epoch = 0
+        self._position = 0  # batches of this epoch that were handed out
+        self._resume_at = 0  # where the next loop starts
+        self._plan: EpochPlan | None = None
+        self._running: weakref.ref[Generator[Any, None, None]] | None = None
+        self._decoder = Decoder(
+            self.store,
+            device=self.device,
+            threads=threads or len(os.sched_getaffinity(0)),
+            prefetch=prefetch,
+        )
+        self._labels = torch.as_tensor(self.store.index.labels)
+
+    def _check(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size: expected at least 1, got {self.batch_size}")
+        if min(self.canvas) < 1:
+            raise ValueError(f"size: expected positive pixels, got {self.canvas}")
+        if self.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+            raise ValueError(f"dtype: expected float32, float16 or bfloat16, got {self.dtype}")
+        if self.memory_format not in (torch.contiguous_format, torch.channels_last):
+            raise ValueError(
+                "memory_format: expected torch.contiguous_format or torch.channels_last, "
+                f"got {self.memory_format}"
+            )
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(
+                f"rank: expected 0 <= rank < world_size = {self.world_size}, got {self.rank}"
+            )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names; a label is an index into them."""
+        return self.store.index.classes
+
+    @property
+    def plan(self) -> EpochPlan:
+        """The plan of the current epoch, made when first asked for."""
+        if self._plan is None:
+            start = time.perf_counter()
+            self._plan = self.policy.plan(self.table, self.epoch, self.seed)
+            self.stats.plan_seconds += time.perf_counter() - start
+        return self._plan
+
+    def __len__(self) -> int:
+        """Batches of the epoch to come, or of the one that is running."""
+        return len(self._batches())
+
+    def __iter__(self) -> Iterator[tuple[Tensor, CompositeTarget]]:
+        """Run the current epoch; see the class."""
+        running = self._running() if self._running is not None else None
+        if running is not None:
+            running.close()
+        start, self._resume_at = self._resume_at, 0
+        batches = self._run_epoch(start)
+        self._running = weakref.ref(batches)
+        return batches
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the start of ``epoch``, as a ``DistributedSampler`` does."""
+        if epoch < 0:
+            raise ValueError(f"epoch: expected at least 0, got {epoch}")
+        self.epoch = epoch
+        self._plan = None
+        self._position = self._resume_at = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs: seed, epoch, position, plan, loss table and policy.
+
+        Inside a loop body the current batch counts as done: take the state after the step.
+        """
+        return {
+            "data": self.store.index.fingerprint,
+            "seed": self.seed,
+            "epoch": self.epoch,
+            "position": self._position,
+            "plan": self.plan.state_dict(),
+            "table": self.table.state_dict(),
+            "policy": self.policy.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where ``state_dict()`` was taken, with the very batch that would have come.
+
+        Raises:
+            ValueError: the state is of another data set.
+        """
+        if state["data"] != self.store.index.fingerprint:
+            raise ValueError(
+                f"state: it was saved with another data set ({state['data']}) than this loader's "
+                f"({self.store.index.fingerprint}); load it into a loader over the same files"
+            )
+        self.seed = state["seed"]
+        self.set_epoch(state["epoch"])
+        self._position = self._resume_at = state["position"]
+        self.table.load_state_dict(state["table"])
+        self.policy.load_state_dict(state["policy"])
+        self._plan = EpochPlan.from_state_dict(state["plan"])
+
+    def close(self) -> None:
+        """Stop decoding and free the decoder."""
+        running = self._running() if self._running is not None else None
+        if running is not None:
+            running.close()
+        self._decoder.close()
+
+    def _batches(self) -> Batches:
+        return self.plan.batches(
+            self.batch_size,
+            by=self.policy.batch_by,
+            drop_last=self.drop_last,
+            rank=self.rank,
+            world_size=self.world_size,
+        )
+
+    def _run_epoch(self, start: int) -> Generator[tuple[Tensor, CompositeTarget], None, None]:
+        plan, batches = self.plan, self._batches()
+        planned: deque[BatchPlan] = deque()
+
+        def jobs() -> Iterator[DecodeJob]:
+            index = self.store.index
+            for batch in itertools.islice(batches, start, None):
+                begin = time.perf_counter()
+                batch_plan = plan_batch(
+                    plan, batch, index.heights, index.widths, self.canvas, self.crop
+                )
+                planned.append(batch_plan)
+                self.stats.plan_seconds += time.perf_counter() - begin
+                yield batch_plan.job
+
+        self._position = start
+        decoding = self._decoder.decode(jobs())
+        try:
+            while True:
+                begin = time.perf_counter()
+                decoded = next(decoding, None)
+                self.stats.decode_seconds += time.perf_counter() - begin
+                if decoded is None:
+                    break
+                batch = self._compose(planned.popleft(), decoded[1])
+                self._position += 1
+                yield batch
+        finally:
+            decoding.close()
+        self.table.all_reduce()
+        self.set_epoch(self.epoch + 1)
+
+    def _compose(
+        self, batch: BatchPlan, patches: Sequence[Tensor]
+    ) -> tuple[Tensor, CompositeTarget]:
+        begin = time.perf_counter()
+        images = kernels.compose(
+            patches,
+            torch.from_numpy(batch.source),
+            torch.from_numpy(batch.regions),
+            size=self.canvas,
+            origins=torch.from_numpy(batch.origins),
+            flips=torch.from_numpy(batch.flips),
+            blend=None if batch.blend is None else torch.from_numpy(batch.blend),
+            mean=self.mean,
+            std=self.std,
+            dtype=self.dtype,
+            channels_last=self.memory_format == torch.channels_last,
+        )
+        ids = torch.from_numpy(batch.ids)
+        target = CompositeTarget(
+            classes=torch.where(ids >= 0, self._labels[ids], 0),
+            weights=torch.from_numpy(batch.weights),
+            ids=ids,
+            regions=torch.from_numpy(batch.regions),
+            epoch=self.epoch,
+        ).to(self.device, non_blocking=True)
+        self.stats.compose_seconds += time.perf_counter() - begin
+        self.stats.composites += len(batch.ids)
+        self.stats.constituents += int(np.count_nonzero(batch.ids >= 0))
+        self.stats.decoded += len(batch.job.ids)
+        return images, target
+
+
+def _evaluation_crop(canvas: tuple[int, int]) -> CenterCrop:
+    """The usual evaluation: 256 for a canvas of 224, and in proportion."""
+    return CenterCrop(resize=round(min(canvas) * 256 / 224))
+
+
+def _distributed_rank() -> int:
+    return torch.distributed.get_rank() if _distributed() else 0
+
+
+def _distributed_size() -> int:
+    return torch.distributed.get_world_size() if _distributed() else 1
+
+
+def _distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

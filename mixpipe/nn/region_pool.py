@@ -1,0 +1,74 @@
+"""Pooling a feature map by region: spatial separation at the network's head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["RegionPool"]
+
+
+class RegionPool(nn.Module):
+    """Average-pools each constituent's region of a feature map.
+
+    Where a plain network pools its last feature map ``[B, D, h, w]`` over the whole canvas, this
+    pools the cells that each region covers, a cell at a border counting by the fraction of it
+    that the region covers. Where later regions lie over an earlier one, only what the earlier one
+    still shows counts. A region that shows nothing (an absent constituent, or a blend) pools the
+    whole map. The region of the whole canvas gives the global average pool, up to rounding.
+
+    Shape:
+        - maps: floating ``[B, D, h, w]``
+        - regions: int32 ``[B, K, 4]``, ``(y0, x0, y1, x1)`` in canvas pixels
+        - canvas: ``(H, W)`` pixels
+        - output: ``[B, K, D]`` in the map's dtype
+
+    Example:
+        >>> maps = torch.arange(4.0).reshape(1, 1, 2, 2)
+        >>> halves = torch.tensor([[[0, 0, 8, 4], [0, 4, 8, 8]]], dtype=torch.int32)
+        >>> RegionPool()(maps, halves, (8, 8)).flatten().tolist()
+        [1.0, 2.0]
+    """
+
+    def forward(self, maps: Tensor, regions: Tensor, canvas: tuple[int, int]) -> Tensor:
+        """Pool ``maps`` by ``regions``; see the class."""
+        if maps.ndim != 4:
+            raise ValueError(f"maps: expected [B, D, h, w], got shape {tuple(maps.shape)}")
+        if regions.ndim != 3 or regions.shape[0] != maps.shape[0] or regions.shape[2] != 4:
+            raise ValueError(
+                f"regions: expected [{maps.shape[0]}, K, 4] for maps of shape "
+                f"{tuple(maps.shape)}, got {tuple(regions.shape)}"
+            )
+        grid = (maps.shape[2], maps.shape[3])
+        shares = cell_shares(regions, canvas, grid).to(maps.dtype).flatten(2)  # [B, K, hw]
+        return torch.bmm(shares, maps.flatten(2).transpose(1, 2))
+
+
+def cell_shares(regions: Tensor, canvas: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """The weight of each cell of a ``grid`` in each region's mean: float32 ``[B, K, h, w]``.
+
+    Weights of one region sum to 1.
+    """
+    num = regions.shape[1]
+    edges = regions.float()
+    low, high = edges[..., :2], edges[..., 2:]  # [B, K, 2]: y and x
+    # What regions i and j both cover, axis by axis; the diagonal is the region itself.
+    both_low = torch.maximum(low[:, :, None], low[:, None])  # [B, K, K, 2]
+    both_high = torch.minimum(high[:, :, None], high[:, None])
+    rows = _coverage(both_low[..., 0], both_high[..., 0], canvas[0], grid[0])  # [B, K, K, h]
+    columns = _coverage(both_low[..., 1], both_high[..., 1], canvas[1], grid[1])  # [B, K, K, w]
+    # Own cover less what each later constituent hides of it.
+    sign = torch.eye(num, device=regions.device)
+    sign = sign - torch.ones_like(sign).triu(1)
+    shown = torch.einsum("bijh,bijw,ij->bihw", rows, columns, sign)
+    total = shown.sum(dim=(2, 3), keepdim=True)
+    everywhere = 1.0 / (grid[0] * grid[1])
+    return torch.where(total > 0, shown / total.clamp_min(1e-12), everywhere)
+
+
+def _coverage(low: Tensor, high: Tensor, length: int, cells: int) -> Tensor:
+    """The fraction of each of ``cells`` equal cells of ``length`` pixels in [low, high)."""
+    size = length / cells
+    start = torch.arange(cells, device=low.device) * size
+    cover = torch.minimum(high[..., None], start + size) - torch.maximum(low[..., None], start)
+    return cover.clamp_min(0) / size

@@ -1,0 +1,173 @@
+"""The settings of a training run, and the objects they name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mixpipe.data import Store, embedded, open_store
+from mixpipe.loader import IMAGENET_MEAN, IMAGENET_STD, MixLoader
+from mixpipe.plan import CenterCrop, Crop, Plain, Policy, RandomResizedCrop
+
+__all__ = ["OPTIMIZERS", "PRECISIONS", "TrainConfig", "learning_rate", "make_optimizer"]
+
+EMBEDDED = "embedded"
+OPTIMIZERS = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3}  # name: default rate at 128
+PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What a run trains on, with what, and for how long. The command line has the same names.
+
+    Attributes:
+        data: ``"embedded"``, or a folder with ``train/CLASS/*.jpg`` and ``val/CLASS/*.jpg``.
+        model: a name of :func:`mixpipe.train.models.build_model`.
+        epochs: passes over the training set.
+        batch_size: composites or constituents a step, as the policy counts.
+        size: the canvas in pixels; None: 28 for the embedded images, else 224.
+        optimizer: one of ``OPTIMIZERS``.
+        lr: the highest learning rate; None: the optimiser's default, scaled with the batch size.
+        weight_decay: decoupled in adamw, else the usual L2 term; not on biases and norms.
+        label_smoothing: in [0, 1).
+        warmup: the part of the run in which the learning rate rises; a cosine to zero follows.
+        seed: of the plan, the weights and all else that is random.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+        precision: one of ``PRECISIONS``; below float32 by ``torch.autocast``.
+        threads: decoding threads; None: one a core.
+    """
+
+    data: str = EMBEDDED
+    model: str = "resnet8"
+    epochs: int = 16
+    batch_size: int = 128
+    size: int | None = None
+    optimizer: str = "sgd"
+    lr: float | None = None
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.0
+    warmup: float = 0.1
+    seed: int = 0
+    device: str = "cpu"
+    precision: str = "float32"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, before any work."""
+        if self.epochs < 1:
+            raise ValueError(f"epochs: expected at least 1, got {self.epochs}")
+        if self.batch_size < 2:
+            raise ValueError(f"batch_size: expected at least 2, got {self.batch_size}")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer: expected one of {list(OPTIMIZERS)}, got {self.optimizer}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision: expected one of {list(PRECISIONS)}, got {self.precision}")
+        if not 0.0 <= self.warmup < 1.0:
+            raise ValueError(f"warmup: expected 0 <= value < 1, got {self.warmup}")
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError(
+                f"device: {self.device!r} needs a CUDA device and torch finds none; "
+                "pass --device cpu, or see `mixpipe doctor`"
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as plain values."""
+        return asdict(self)
+
+    @property
+    def canvas(self) -> int:
+        """The canvas's height and width in pixels."""
+        return self.size or (28 if self.data == EMBEDDED else 224)
+
+    def train_loader(self, policy: Policy) -> MixLoader:
+        """The training images, mixed by ``policy``."""
+        crop: Crop = RandomResizedCrop()
+        if self.data == EMBEDDED:  # small and centred: a mild crop
+            crop = RandomResizedCrop(scale=(0.6, 1.0))
+        return self._loader("train", policy, crop)
+
+    def val_loader(self, classes: tuple[str, ...]) -> MixLoader:
+        """The validation images, unmixed, with the training set's classes."""
+        crop = CenterCrop(resize=self.canvas) if self.data == EMBEDDED else None
+        return self._loader("val", Plain(shuffle=False), crop, classes)
+
+    def _loader(
+        self,
+        split: str,
+        policy: Policy,
+        crop: Crop | None,
+        classes: tuple[str, ...] | None = None,
+    ) -> MixLoader:
+        mean, std = IMAGENET_MEAN, IMAGENET_STD
+        if self.data == EMBEDDED:
+            mean, std = (0.286,) * 3, (0.353,) * 3  # of Fashion-MNIST's training images
+        return MixLoader(
+            self._store(split, classes),
+            batch_size=self.batch_size,
+            size=self.canvas,
+            train=split == "train",
+            policy=policy,
+            crop=crop,
+            dtype=PRECISIONS[self.precision],
+            memory_format=torch.channels_last,
+            mean=mean,
+            std=std,
+            device=self.device,
+            seed=self.seed,
+            threads=self.threads,
+        )
+
+    def _store(self, split: str, classes: tuple[str, ...] | None) -> Store:
+        if self.data == EMBEDDED:
+            return embedded("train" if split == "train" else "test")
+        folder = Path(self.data) / split
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"data: {folder} is not a folder; expected {self.data}/train/CLASS/*.jpg and "
+                f"{self.data}/val/CLASS/*.jpg"
+            )
+        return open_store(folder, classes=classes)
+
+
+def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser that ``config`` names, without weight decay on biases and norms."""
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in model.parameters() if p.ndim > 1]},
+        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    rate, decay = peak_rate(config), config.weight_decay
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, rate, momentum=0.9, nesterov=True, weight_decay=decay)
+    if config.optimizer == "rmsprop":
+        return torch.optim.RMSprop(groups, rate, momentum=0.9, weight_decay=decay)
+    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    return kind(groups, rate, weight_decay=decay)
+
+
+def peak_rate(config: TrainConfig) -> float:
+    """The highest learning rate: given, or the default in proportion to the batch size."""
+    return config.lr or OPTIMIZERS[config.optimizer] * config.batch_size / 128
+
+
+def learning_rate(config: TrainConfig, progress: float) -> float:
+    """The rate at ``progress`` in [0, 1] of the run: a linear rise, then a cosine to zero.
+
+    By the progress of epochs and not by steps, since the number of steps of later epochs is not
+    known before their plans are.
+    """
+    if progress < config.warmup:
+        return peak_rate(config) * (progress / config.warmup)
+    rest = (progress - config.warmup) / (1.0 - config.warmup)
+    return peak_rate(config) * 0.5 * (1.0 + math.cos(math.pi * min(rest, 1.0)))
+
+
+def set_rate(groups: Iterable[dict[str, Any]], rate: float) -> None:
+    """Give every parameter group the learning rate ``rate``."""
+    for group in groups:
+        group["lr"] = rate

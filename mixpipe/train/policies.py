@@ -1,0 +1,130 @@
+"""Policies by name, for the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mixpipe.plan import (
+    Adaptive,
+    Blend,
+    CutMix,
+    CutMixBox,
+    Drop,
+    Hysteresis,
+    InfoBatch,
+    Layout,
+    MeanRule,
+    MixTrain,
+    MixUp,
+    Plain,
+    Policy,
+    QuantileRule,
+    RandomRule,
+    SelectiveBackprop,
+    Tier,
+)
+
+__all__ = ["LAYOUTS", "POLICIES", "PolicyOptions", "make_layout", "make_policy"]
+
+POLICIES = ("mixtrain", "plain", "mixup", "cutmix", "infobatch", "selective")
+RULES = ("mean", "quantile", "random", "hysteresis")
+LAYOUTS = ("default", "cutmix", "mixup")
+
+
+@dataclass(frozen=True)
+class PolicyOptions:
+    """What the command line says about a policy; all but ``name`` and ``final`` are MixTrain's.
+
+    Attributes:
+        name: one of ``POLICIES``.
+        speedup: samples over network inputs that the whole run is to have; None: what the
+            thresholds give.
+        rule: which samples may be mixed, one of ``RULES``.
+        threshold: the rule's: a factor of the mean loss, a quantile, or a fraction; None: its
+            default.
+        tiers: pairs of (number of constituents, threshold) instead of ``k`` and ``threshold``.
+        k: constituents of a composite, 2 to 4.
+        layout: ``"default"`` (split, strips or grid, by k), ``"cutmix"`` or ``"mixup"``.
+        adaptive: let regions follow the losses.
+        drop: share of the easiest third of the samples to drop; 0: nobody.
+        warmup_epochs: epochs without mixing at the beginning.
+        final: share of the epochs without mixing at the end.
+        weighting: ``"area"`` or ``"each"``.
+        batch_by: ``"constituents"`` or ``"composites"``.
+    """
+
+    name: str = "mixtrain"
+    speedup: float | None = None
+    rule: str = "mean"
+    threshold: float | None = None
+    tiers: tuple[tuple[int, float], ...] = ()
+    k: int = 2
+    layout: str = "default"
+    adaptive: bool = False
+    drop: float = 0.0
+    warmup_epochs: int = 1
+    final: float = 0.0
+    weighting: Literal["area", "each"] = "area"
+    batch_by: Literal["composites", "constituents"] = "constituents"
+
+
+def make_policy(options: PolicyOptions, epochs: int) -> Policy:
+    """The policy that ``options`` describe, for a run of ``epochs``.
+
+    Raises:
+        ValueError: no such policy, rule or layout, or settings that cannot work.
+    """
+    _check_choice("policy", options.name, POLICIES)
+    if options.name == "plain":
+        return Plain()
+    if options.name in ("mixup", "cutmix"):
+        plain_from = epochs - round(options.final * epochs) if options.final else None
+        kind = MixUp if options.name == "mixup" else CutMix
+        return kind(plain_from=plain_from)
+    if options.name == "infobatch":
+        return InfoBatch(epochs=epochs)
+    if options.name == "selective":
+        return SelectiveBackprop()
+    return _mixtrain(options, epochs)
+
+
+def _mixtrain(options: PolicyOptions, epochs: int) -> MixTrain:
+    _check_choice("rule", options.rule, RULES)
+    tiers = options.tiers or ((options.k, options.threshold),)
+    return MixTrain(
+        speedup=options.speedup,
+        tiers=[
+            Tier(k, _rule(options.rule, threshold), make_layout(options.layout))
+            for k, threshold in tiers
+        ],
+        adaptive=Adaptive() if options.adaptive else None,
+        drop=Drop(rate=options.drop) if options.drop else None,
+        warmup=options.warmup_epochs,
+        epochs=epochs,
+        final=options.final,
+        weighting=options.weighting,
+        batch_by=options.batch_by,
+    )
+
+
+def _rule(name: str, value: float | None) -> MeanRule | QuantileRule | RandomRule | Hysteresis:
+    if name == "hysteresis":
+        return Hysteresis(MeanRule() if value is None else MeanRule(value))
+    kinds: dict[str, type[MeanRule | QuantileRule | RandomRule]] = {
+        "mean": MeanRule,
+        "quantile": QuantileRule,
+        "random": RandomRule,
+    }
+    return kinds[name]() if value is None else kinds[name](value)
+
+
+def make_layout(name: str) -> Layout | None:
+    """The layout ``name`` (one of ``LAYOUTS``); None: the default one of each k."""
+    _check_choice("layout", name, LAYOUTS)
+    return {"default": None, "cutmix": CutMixBox(), "mixup": Blend()}[name]
+
+
+def _check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{argument}: expected one of {', '.join(choices)}, got {value!r}")

@@ -1,0 +1,319 @@
+"""One training run: epochs over a MixLoader, evaluation, files a person can read and resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from mixpipe.nn import CompositeLoss, separate_regions
+from mixpipe.plan import Policy
+from mixpipe.report import environment, open_beside, write_json
+from mixpipe.target import CompositeTarget
+from mixpipe.train.config import PRECISIONS, TrainConfig, learning_rate, make_optimizer, set_rate
+from mixpipe.train.models import build_model
+from mixpipe.train.sheet import draw_sheet
+
+__all__ = ["EpochMetrics", "RunSummary", "Trainer"]
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """What one epoch did; a line of ``metrics.jsonl``."""
+
+    epoch: int
+    loss: float
+    train_accuracy: float
+    accuracy: float
+    network_inputs: int
+    constituents: int
+    decoded: int
+    steps: int
+    seconds: float
+    wait_seconds: float
+    step_seconds: float
+    eval_seconds: float
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run came to; ``summary.json`` holds it.
+
+    Accuracies are fractions of the validation images. ``seconds`` is training, decoding
+    included and evaluation left out; ``wait_seconds`` of it the step waited for its batch.
+    """
+
+    name: str
+    epochs: int
+    accuracy: float
+    network_inputs: int
+    plain_inputs: int
+    steps: int
+    seconds: float
+    eval_seconds: float
+    wait_seconds: float
+    step_seconds: float
+    plan_seconds: float
+    decode_seconds: float
+    compose_seconds: float
+    decoded_per_second: float
+    trained_per_second: float
+
+    @property
+    def speedup(self) -> float:
+        """How many times fewer network inputs than plain training of as many epochs."""
+        return self.plain_inputs / self.network_inputs
+
+
+class Trainer:
+    """Trains one model by one policy.
+
+    Args:
+        config: the settings.
+        policy: who is mixed with whom.
+        output: the folder for ``metrics.jsonl``, ``summary.json``, ``composites.png`` and
+            ``checkpoint.pt``; None writes nothing.
+        name: what the run is called in its summary.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError, FileNotFoundError: settings or data that cannot work.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        policy: Policy,
+        *,
+        output: str | os.PathLike[str] | None = None,
+        name: str = "train",
+        progress: bool = True,
+    ) -> None:
+        torch.manual_seed(config.seed)
+        self.config = config
+        self.name = name
+        self.output = None if output is None else Path(output)
+        self.progress = progress
+        self.loader = config.train_loader(policy)
+        self.val_loader = config.val_loader(self.loader.classes)
+        device = torch.device(config.device)
+        model = build_model(config.model, len(self.loader.classes), config.canvas)
+        model = model.to(device).to(memory_format=torch.channels_last)
+        self.model = separate_regions(model)
+        self.loss = CompositeLoss(self.loader.table, label_smoothing=config.label_smoothing)
+        self.optimizer = make_optimizer(config, model)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
+        self.metrics: list[EpochMetrics] = []
+        self._drawn = False
+
+    def fit(self, on_epoch: Callable[[EpochMetrics], None] | None = None) -> RunSummary:
+        """Train to the end, from the start or from where :meth:`resume` left it.
+
+        Args:
+            on_epoch: called with each epoch's metrics.
+        """
+        while len(self.metrics) < self.config.epochs:
+            self.metrics.append(self._train_epoch())
+            if on_epoch is not None:
+                on_epoch(self.metrics[-1])
+            self._write_metrics()
+            self.save()
+        summary = self.summary()
+        if self.output is not None:
+            write_json(
+                self.output / "summary.json",
+                {
+                    "meta": environment(),
+                    "config": self.config.as_dict(),
+                    "policy": repr(self.loader.policy),
+                    **asdict(summary),
+                    "speedup": summary.speedup,
+                },
+            )
+        return summary
+
+    def summary(self) -> RunSummary:
+        """The run so far."""
+        seconds = sum(m.seconds for m in self.metrics)
+        inputs = sum(m.network_inputs for m in self.metrics)
+        decoded = sum(m.decoded for m in self.metrics)
+        stats = self.loader.stats
+        return RunSummary(
+            name=self.name,
+            epochs=len(self.metrics),
+            accuracy=self.metrics[-1].accuracy,
+            network_inputs=inputs,
+            plain_inputs=len(self.metrics) * len(self.loader.store.index),
+            steps=sum(m.steps for m in self.metrics),
+            seconds=seconds,
+            eval_seconds=sum(m.eval_seconds for m in self.metrics),
+            wait_seconds=sum(m.wait_seconds for m in self.metrics),
+            step_seconds=sum(m.step_seconds for m in self.metrics),
+            plan_seconds=stats.plan_seconds,
+            decode_seconds=stats.decode_seconds,
+            compose_seconds=stats.compose_seconds,
+            decoded_per_second=decoded / seconds,
+            trained_per_second=inputs / seconds,
+        )
+
+    def save(self) -> None:
+        """Write the checkpoint, whole or not at all."""
+        if self.output is None:
+            return
+        state = {
+            "config": self.config.as_dict(),
+            "policy": repr(self.loader.policy),
+            "model": self.model.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "loader": self.loader.state_dict(),
+            "metrics": [asdict(m) for m in self.metrics],
+            "random": torch.get_rng_state(),
+        }
+        with open_beside(self.output / CHECKPOINT) as file:
+            torch.save(state, file)
+
+    def resume(self, path: str | os.PathLike[str]) -> None:
+        """Continue from a checkpoint as if the run had not stopped.
+
+        Raises:
+            ValueError: the checkpoint is of other settings, another policy or another data set.
+        """
+        checkpoint = Path(path)
+        if not checkpoint.is_file():
+            raise FileNotFoundError(f"resume: {checkpoint} is not a file; expected a {CHECKPOINT}")
+        state = torch.load(checkpoint, map_location=self.config.device, weights_only=True)
+        ours = {**self.config.as_dict(), "policy": repr(self.loader.policy)}
+        theirs = {**state["config"], "policy": state["policy"]}
+        # Another machine may have other devices, threads and folders; the run is the same.
+        free = {"device", "threads", "data"}
+        differing = [k for k in ours if k not in free and ours[k] != theirs.get(k)]
+        if differing:
+            raise ValueError(
+                f"resume: {checkpoint} was made with other settings: "
+                + ", ".join(f"{k}={theirs.get(k)!r} (now {ours[k]!r})" for k in differing)
+                + "; give the same settings, or start a new run"
+            )
+        self.loader.load_state_dict(state["loader"])
+        self.model.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.metrics = [EpochMetrics(**m) for m in state["metrics"]]
+        torch.set_rng_state(state["random"].cpu())
+
+    def close(self) -> None:
+        """Free the decoders."""
+        self.loader.close()
+        self.val_loader.close()
+
+    def _train_epoch(self) -> EpochMetrics:
+        self.model.train()
+        epoch, steps, stats = self.loader.epoch, len(self.loader), self.loader.stats
+        before = replace(stats)
+        totals = torch.zeros(3, device=self.config.device)  # loss, correct, constituents
+        step_seconds = 0.0
+        start = time.perf_counter()
+        with tqdm(
+            total=steps,
+            desc=f"{self.name} {epoch + 1}/{self.config.epochs}",
+            unit="step",
+            leave=False,
+            disable=not self.progress,
+        ) as bar:
+            for step, (images, target) in enumerate(self.loader):
+                begin = time.perf_counter()
+                if step == 0:
+                    self._draw(images, target)
+                rate = learning_rate(self.config, (epoch + step / steps) / self.config.epochs)
+                set_rate(self.optimizer.param_groups, rate)
+                totals += self._step(images, target)
+                step_seconds += time.perf_counter() - begin
+                if step % 20 == 0:  # reading the totals waits for the device
+                    elapsed = time.perf_counter() - start
+                    bar.set_postfix(
+                        loss=f"{totals[0].item() / (step + 1):.3f}",
+                        accuracy=f"{(totals[1] / totals[2]).item():.3f}",
+                        decoded_s=f"{(stats.decoded - before.decoded) / elapsed:.0f}",
+                        trained_s=f"{(stats.composites - before.composites) / elapsed:.0f}",
+                        refresh=False,
+                    )
+                bar.update()
+        loss, correct, counted = totals.tolist()
+        seconds = time.perf_counter() - start
+        begin = time.perf_counter()
+        accuracy = self._evaluate()
+        return EpochMetrics(
+            epoch=epoch,
+            loss=loss / steps,
+            train_accuracy=correct / counted,
+            accuracy=accuracy,
+            network_inputs=stats.composites - before.composites,
+            constituents=stats.constituents - before.constituents,
+            decoded=stats.decoded - before.decoded,
+            steps=steps,
+            seconds=seconds,
+            wait_seconds=seconds - step_seconds,
+            step_seconds=step_seconds,
+            eval_seconds=time.perf_counter() - begin,
+        )
+
+    def _step(self, images: Tensor, target: CompositeTarget) -> Tensor:
+        """One optimiser step; the batch's loss, correct constituents and constituents."""
+        with self._autocast():
+            logits = self.model(images, target.regions)
+        loss = self.loss(logits, target)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        present = target.ids >= 0
+        correct = (logits.detach().argmax(-1) == target.classes) & present
+        return torch.stack([loss.detach(), correct.sum(), present.sum()])
+
+    @torch.inference_mode()
+    def _evaluate(self) -> float:
+        """The fraction of the validation images that the plain model gets right."""
+        self.model.eval()
+        correct = torch.zeros((), dtype=torch.int64, device=self.config.device)
+        self.val_loader.set_epoch(0)
+        for images, target in self.val_loader:
+            with self._autocast():
+                logits = self.model(images)
+            correct += (logits.argmax(-1) == target.classes[:, 0]).sum()
+        return correct.item() / len(self.val_loader.store.index)
+
+    def _autocast(self) -> torch.autocast:
+        dtype = PRECISIONS[self.config.precision]
+        device = torch.device(self.config.device).type
+        return torch.autocast(device, dtype, enabled=dtype != torch.float32)
+
+    def _draw(self, images: Tensor, target: CompositeTarget) -> None:
+        """The contact sheet, from the first batch that mixes (or the first of all)."""
+        mixes = target.ids.shape[1] > 1
+        if self.output is None or self._drawn or not (mixes or self.loader.epoch == 0):
+            return
+        self._drawn = mixes
+        draw_sheet(
+            self.output / "composites.png",
+            images,
+            target,
+            self.loader.classes,
+            mean=self.loader.mean,
+            std=self.loader.std,
+        )
+
+    def _write_metrics(self) -> None:
+        if self.output is None:
+            return
+        with open_beside(self.output / "metrics.jsonl") as file:
+            for metrics in self.metrics:
+                file.write((json.dumps(asdict(metrics)) + "\n").encode())

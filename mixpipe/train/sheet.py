@@ -1,0 +1,79 @@
+"""A contact sheet of composites: what the network really sees, regions outlined and named."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mixpipe.report import open_beside
+from mixpipe.target import CompositeTarget
+
+__all__ = ["draw_sheet"]
+
+_COLOURS = ("tab:orange", "tab:cyan", "tab:pink", "tab:olive")
+
+
+def draw_sheet(
+    path: str | os.PathLike[str],
+    images: Tensor,
+    target: CompositeTarget,
+    classes: Sequence[str],
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    columns: int = 6,
+    rows: int = 4,
+) -> None:
+    """Draw the first composites of a batch into a PNG file.
+
+    Args:
+        path: the file to write.
+        images: normalised composites ``[B, 3, H, W]``.
+        target: their labels and regions.
+        classes: the class names.
+        mean: what the images were normalised with.
+        std: likewise.
+        columns: composites beside each other.
+        rows: at most so many rows.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    shown = min(len(images), columns * rows)
+    rows = -(-shown // columns)
+    figure = Figure(figsize=(2.2 * columns, 2.75 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    scale = torch.tensor(std).view(3, 1, 1)
+    offset = torch.tensor(mean).view(3, 1, 1)
+    pixels = (images[:shown].float().cpu() * scale + offset).clamp(0, 1).permute(0, 2, 3, 1)
+    labels = target.to("cpu")
+    for position, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+        axes.axis("off")
+        if position >= shown:
+            continue
+        axes.imshow(pixels[position].numpy(), interpolation="nearest")
+        title = []
+        for k, colour in enumerate(_COLOURS[: labels.ids.shape[1]]):
+            if labels.ids[position, k] < 0:
+                continue
+            name = classes[int(labels.classes[position, k])]
+            title.append(f"{name} {labels.weights[position, k]:.2f}")
+            y0, x0, y1, x1 = labels.regions[position, k].tolist()
+            if y1 > y0:
+                box = Rectangle(
+                    (x0 - 0.5, y0 - 0.5),
+                    x1 - x0,
+                    y1 - y0,
+                    fill=False,
+                    ec=colour,
+                    lw=2,
+                    clip_on=False,
+                )
+                axes.add_patch(box)
+        axes.set_title("\n".join(title), fontsize=7)
+    with open_beside(path) as file:
+        figure.savefig(file, format="png", dpi=110)

@@ -1,0 +1,109 @@
+import pytest
+import torch
+import torchvision
+
+from mixpipe.nn import separate_regions
+from mixpipe.train.models import build_model
+
+SIZE = 64
+MODELS = {
+    "resnet18": lambda: torchvision.models.resnet18(num_classes=7),
+    "regnet_y_400mf": lambda: torchvision.models.regnet_y_400mf(num_classes=7),
+    "mobilenet_v2": lambda: torchvision.models.mobilenet_v2(num_classes=7),
+    "efficientnet_b0": lambda: torchvision.models.efficientnet_b0(num_classes=7),
+    "vit": lambda: torchvision.models.VisionTransformer(SIZE, 16, 2, 2, 32, 64, num_classes=7),
+    "resnet8": lambda: build_model("resnet8", 7, SIZE),
+    "mobilenet_small": lambda: build_model("mobilenet_small", 7, SIZE),
+    "vit_small": lambda: build_model("vit_small", 7, 28),
+}
+
+
+def images_for(name, batch=2):
+    size = 28 if name == "vit_small" else SIZE
+    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(1)), size
+
+
+@pytest.fixture(params=MODELS)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def model(name):
+    torch.manual_seed(0)
+    model = MODELS[name]()
+    # Fresh networks say nothing (vanishing signals, a zero head), and any two nothings are equal.
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0  # one pass sets the statistics
+        elif isinstance(module, torch.nn.Linear):
+            torch.nn.init.normal_(module.weight)
+    model(images_for(name, batch=8)[0])
+    return model.eval()
+
+
+def test_plain_evaluation_is_the_model_bit_for_bit(name, model):
+    images, _ = images_for(name)
+    expected = model(images)
+    assert torch.equal(separate_regions(model)(images), expected)
+    assert expected.abs().max() > 0
+
+
+def test_the_whole_canvas_is_classified_as_the_plain_image(name, model):
+    images, size = images_for(name)
+    whole = torch.tensor([0, 0, size, size], dtype=torch.int32).expand(2, 1, 4)
+    logits = separate_regions(model)(images, whole)
+    # The pool sums in another order than AdaptiveAvgPool2d.
+    torch.testing.assert_close(logits[:, 0], model(images), rtol=1e-4, atol=1e-4)
+
+
+def test_one_row_of_logits_a_constituent(name, model):
+    images, size = images_for(name)
+    halves = torch.tensor([[0, 0, size, size // 2], [0, size // 2, size, size], [0, 0, 0, 0]])
+    logits = separate_regions(model)(images, halves.int().expand(2, 3, 4))
+    assert logits.shape == (2, 3, 7)
+    assert not torch.allclose(logits[:, 0], logits[:, 1], atol=1e-5)
+    # An absent constituent pools everything, so that its (unused) logits are finite.
+    torch.testing.assert_close(logits[:, 2], model(images), rtol=1e-4, atol=1e-4)
+
+
+def test_no_new_parameters(name, model):
+    separated = separate_regions(model)
+    assert {id(p) for p in separated.parameters()} == {id(p) for p in model.parameters()}
+
+
+def test_works_for_a_model_of_another_form():
+    body, head = torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.Linear(4, 5)
+
+    class Odd(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = body, head
+
+        def forward(self, x):
+            return self.head(self.body(x).mean((2, 3)))
+
+    model = separate_regions(
+        Odd(), features=lambda m, x: m.body(x), classify=lambda m, x: m.head(x)
+    )
+    whole = torch.tensor([[[0, 0, 8, 8]]], dtype=torch.int32)
+    images = torch.randn(1, 3, 8, 8)
+    torch.testing.assert_close(model(images, whole)[:, 0], model(images))
+
+
+def test_an_unknown_form_is_refused_with_what_to_do():
+    with pytest.raises(TypeError, match=r"Linear has none of the known forms.*pass features="):
+        separate_regions(torch.nn.Linear(3, 3))
+    with pytest.raises(TypeError, match="VGG has none"):
+        separate_regions(torchvision.models.vgg11(num_classes=3, init_weights=False))
+    with pytest.raises(TypeError, match="both features and classify"):
+        separate_regions(torch.nn.Linear(3, 3), features=lambda m, x: x)
+
+
+def test_compiles_without_a_graph_break():
+    torch.manual_seed(0)
+    model = separate_regions(build_model("resnet8", 4, 28)).eval()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    images, halves = torch.randn(2, 3, 28, 28), torch.tensor([[0, 0, 28, 9], [0, 9, 28, 28]])
+    regions = halves.int().expand(2, 2, 4)
+    torch.testing.assert_close(compiled(images, regions), model(images, regions))

@@ -1,0 +1,296 @@
+"""MixLoader against the plain image, against torchvision, and against being interrupted."""
+
+import gc
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms import v2
+
+import mixpipe
+from mixpipe.loader import IMAGENET_MEAN, IMAGENET_STD
+
+SIZE = 28
+
+
+def png(pixels):
+    import io
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def store():
+    """61 small images of noise in 5 classes: an odd number, that no batch size divides."""
+    random = np.random.default_rng(0)
+    sizes = random.integers(20, 60, (61, 2))
+    images = [png(random.integers(0, 256, (h, w, 3), np.uint8)) for h, w in sizes]
+    return mixpipe.BytesStore(images, labels=[i % 5 for i in range(61)])
+
+
+POLICIES = {
+    "plain": lambda: mixpipe.Plain(),
+    "mixtrain": lambda: mixpipe.MixTrain(
+        rule=mixpipe.QuantileRule(0.7), adaptive=mixpipe.Adaptive()
+    ),
+    "tiers": lambda: mixpipe.MixTrain(
+        tiers=[mixpipe.Tier(2, mixpipe.MeanRule(1.2)), mixpipe.Tier(4, mixpipe.MeanRule(0.6))]
+    ),
+    "hysteresis": lambda: mixpipe.MixTrain(rule=mixpipe.Hysteresis()),
+    "infobatch": lambda: mixpipe.InfoBatch(epochs=4),
+    "cutmix": lambda: mixpipe.CutMix(),
+    "mixup": lambda: mixpipe.MixUp(),
+}
+
+
+def make(store, policy="plain", **options):
+    options = {"batch_size": 8, "size": SIZE, "threads": 1, **options}
+    return mixpipe.MixLoader(store, policy=POLICIES[policy](), **options)
+
+
+def learn(loader, target):
+    """A stand-in for a training step: losses that depend on the sample and the epoch."""
+    losses = ((target.ids * 37 + target.epoch * 11) % 23).float() / 10
+    loader.table.update(target.ids, losses, target.epoch)
+
+
+def run_epoch(loader, batches=None):
+    seen = []
+    for images, target in loader:
+        learn(loader, target)
+        seen.append((images, *target[:4]))
+        if batches is not None and len(seen) == batches:
+            break
+    return seen
+
+
+def assert_same(ours, theirs):
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_an_epoch_is_as_long_as_its_length_and_leads_every_sample_once(store, policy):
+    loader = make(store, policy)
+    for epoch in range(3):
+        length = len(loader)
+        batches = run_epoch(loader)
+        assert len(batches) == length
+        assert loader.epoch == epoch + 1
+        ids = torch.cat([ids.flatten() for _, _, _, ids, _ in batches])
+        ids = ids[ids >= 0]
+        if policy not in ("infobatch", "cutmix", "mixup"):
+            assert sorted(ids.tolist()) == list(range(61))
+        elif policy == "infobatch":
+            assert len(set(ids.tolist())) == len(ids) <= 61
+
+
+def test_labels_are_those_of_the_samples(store):
+    for _, target in make(store, "mixtrain"):
+        present = target.ids >= 0
+        assert torch.equal(target.classes[present], target.ids[present] % 5)
+
+
+@pytest.mark.parametrize("policy", ["mixtrain", "tiers", "cutmix"])
+def test_a_cut_region_shows_what_the_plain_image_shows_there(store, policy):
+    """The plan decides who shows where; what is shown is the plain epoch's image."""
+    mixed, plain = make(store, policy), make(store, "plain")
+    run_epoch(mixed), plain.set_epoch(1)  # after the warm-up
+    whole = {}
+    for images, target in plain:
+        whole.update(zip(target.ids[:, 0].tolist(), images, strict=True))
+    step = 1 / 255 / min(IMAGENET_STD)
+    compared = 0
+    for images, target in mixed:
+        count = (target.ids >= 0).sum(1)
+        for b in range(len(images)):
+            if count[b] > 2:  # grids scale the whole crop down
+                continue
+            shown_by = torch.full((SIZE, SIZE), -1)
+            for k, (y0, x0, y1, x1) in enumerate(target.regions[b].tolist()):
+                shown_by[y0:y1, x0:x1] = k
+            for k in range(2):
+                if target.ids[b, k] < 0:
+                    continue
+                mask = shown_by == k
+                difference = images[b][:, mask] - whole[int(target.ids[b, k])][:, mask]
+                # The window is resampled by itself: sums in another order, so a rounding now and
+                # then falls the other way, by one step of 255.
+                assert difference.abs().max() <= 1.01 * step
+                compared += int(mask.sum())
+    assert compared > 61 * SIZE * SIZE // 2
+
+
+@pytest.mark.parametrize("size", [64, (64, 96)])
+def test_evaluation_equals_torchvision(size):
+    """Resize + CenterCrop of real photographs: DALI and Pillow both filter with a triangle."""
+    photos = sorted((Path(__file__).parent / "photos").glob("*.jpg"))
+    store = mixpipe.BytesStore([p.read_bytes() for p in photos], labels=list(range(len(photos))))
+    canvas = (size, size) if isinstance(size, int) else size
+    crop = mixpipe.CenterCrop(resize=110)
+    loader = mixpipe.MixLoader(store, batch_size=3, size=size, train=False, crop=crop)
+    transform = v2.Compose(
+        [
+            v2.Resize(110),
+            v2.CenterCrop(canvas),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+        ]
+    )
+    ours = torch.cat([images for images, _ in loader])
+    theirs = torch.stack([transform(Image.open(p).convert("RGB")) for p in photos])
+    difference = (ours - theirs).abs() * torch.tensor(IMAGENET_STD).view(3, 1, 1) * 255
+    # Pillow rounds to uint8 between its two passes, DALI does not: up to two steps of 255, and
+    # on average less than half of one.
+    assert difference.max() <= 2.01
+    assert difference.mean() < 0.5
+
+
+@settings(deadline=None, max_examples=25)
+@given(policy=st.sampled_from(sorted(POLICIES)), epoch=st.integers(0, 2), data=st.data())
+def test_resuming_at_any_cut_equals_an_uninterrupted_run(store, policy, epoch, data):
+    whole = make(store, policy, seed=3)
+    for _ in range(epoch):
+        run_epoch(whole)
+    interrupted = make(store, policy, seed=3)
+    for _ in range(epoch):
+        run_epoch(interrupted)
+    cut = data.draw(st.integers(1, len(whole)))
+    first = run_epoch(interrupted, cut)
+    state = interrupted.state_dict()
+    interrupted.close()
+
+    resumed = make(store, policy, seed=99)
+    resumed.load_state_dict(state)
+    rest = run_epoch(resumed) if cut < len(whole) or resumed.epoch == epoch else []
+    assert_same(run_epoch(whole), first + rest)
+    assert_same(run_epoch(whole), run_epoch(resumed))
+    for loader in (whole, resumed):
+        loader.close()
+
+
+def test_a_state_survives_a_file(store, tmp_path):
+    loader = make(store, "tiers")
+    run_epoch(loader), run_epoch(loader, 2)
+    torch.save(loader.state_dict(), tmp_path / "state.pt")
+    resumed = make(store, "tiers")
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert_same(run_epoch(resumed), run_epoch(make_again(loader, store)))
+
+
+def make_again(loader, store):
+    again = make(store, "tiers")
+    again.load_state_dict(loader.state_dict())
+    return again
+
+
+def test_a_state_of_another_data_set_is_refused(store):
+    other = mixpipe.BytesStore([png(np.zeros((30, 30, 3), np.uint8))] * 61, labels=[0] * 61)
+    with pytest.raises(ValueError, match="another data set"):
+        make(other).load_state_dict(make(store).state_dict())
+
+
+def test_leaving_early_starts_the_epoch_anew(store):
+    loader = make(store)
+    first = run_epoch(loader, 2)
+    assert loader.epoch == 0
+    assert_same(run_epoch(loader)[:2], first)
+    assert loader.epoch == 1
+
+
+def test_an_exception_in_the_loop_body_is_safe(store):
+    loader = make(store)
+    with pytest.raises(KeyError):
+        for _ in loader:
+            raise KeyError
+    assert len(run_epoch(loader)) == 8
+
+
+def test_a_second_loop_ends_the_first(store):
+    loader = make(store)
+    first = iter(loader)
+    next(first)
+    second = iter(loader)
+    next(second)
+    with pytest.raises(StopIteration):
+        next(first)
+    assert len(list(second)) == 7
+
+
+def test_a_hundred_breaks_leave_nothing_behind(store):
+    loader = make(store)
+
+    def use():
+        gc.collect()
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return threading.active_count(), len(list(Path("/proc/self/fd").iterdir())), pages
+
+    for _ in range(20):
+        run_epoch(loader, 2)
+    threads, files, pages = use()
+    for _ in range(100):
+        run_epoch(loader, 2)
+    after = use()
+    assert after[0] == threads
+    assert after[1] == files
+    # 100 breaks may move the allocator's pools; a leaked batch each would be 7,500 pages.
+    assert after[2] - pages < 2000
+
+
+def test_drop_last_leaves_out_the_short_batch(store):
+    assert [len(images) for images, *_ in run_epoch(make(store))] == [8] * 7 + [5]
+    assert [len(images) for images, *_ in run_epoch(make(store, drop_last=True))] == [8] * 7
+
+
+@pytest.mark.parametrize("policy", ["plain", "tiers"])
+def test_ranks_share_every_epoch_evenly(store, policy):
+    alone = make(store, policy, batch_size=12)
+    ranks = [make(store, policy, batch_size=4, rank=r, world_size=3) for r in range(3)]
+    run_epoch(alone)
+    for loader in ranks:
+        run_epoch(loader)
+        loader.table.load_state_dict(alone.table.state_dict())
+    assert len({len(loader) for loader in ranks}) == 1
+    together = [run_epoch(loader) for loader in ranks]
+    ids = torch.cat([batch[3].flatten() for batches in together for batch in batches])
+    assert sorted(ids[ids >= 0].tolist()) == list(range(61))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_images_come_in_the_dtype_and_format_asked_for(store, dtype, memory_format):
+    images, _ = next(iter(make(store, dtype=dtype, memory_format=memory_format)))
+    exact, _ = next(iter(make(store)))
+    assert images.dtype == dtype
+    assert images.is_contiguous(memory_format=memory_format)
+    assert torch.equal(images, exact.to(dtype))
+
+
+def test_dense_labels_of_cutmix_sum_to_one(store):
+    for _, target in make(store, "cutmix"):
+        dense = target.dense(5)
+        torch.testing.assert_close(dense.sum(1), torch.ones(len(dense)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
+        ({"size": 0}, "size: expected"),
+        ({"dtype": torch.float64}, "dtype: expected float32"),
+        ({"memory_format": torch.preserve_format}, "memory_format: expected"),
+        ({"rank": 2, "world_size": 2}, "rank: expected 0 <= rank < world_size = 2, got 2"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_work(store, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(store, **options)

@@ -1,0 +1,149 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+import mixpipe
+from mixpipe.train import PolicyOptions, TrainConfig, Trainer, compare, make_policy, show
+from mixpipe.train.compare import comparison_figures
+
+MIX = PolicyOptions(tiers=((2, 1.5), (4, 0.7)))
+
+
+@pytest.fixture
+def config(folder):
+    return TrainConfig(data=str(folder), size=28, epochs=3, batch_size=16, threads=1)
+
+
+def trainer(config, output=None, options=MIX, **more):
+    return Trainer(
+        config, make_policy(options, config.epochs), output=output, progress=False, **more
+    )
+
+
+def test_a_run_learns_and_writes_what_it_did(config, tmp_path):
+    config = replace(config, epochs=5)
+    run = trainer(config, tmp_path)
+    seen = []
+    summary = run.fit(seen.append)
+    assert summary.accuracy > 0.6  # a third by chance
+    assert summary.network_inputs < summary.plain_inputs == 5 * 96
+    assert summary.speedup == summary.plain_inputs / summary.network_inputs
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert (
+        [json.loads(line)["epoch"] for line in lines] == [m.epoch for m in seen] == [0, 1, 2, 3, 4]
+    )
+    assert sum(json.loads(line)["network_inputs"] for line in lines) == summary.network_inputs
+    written = json.loads((tmp_path / "summary.json").read_text())
+    assert written["accuracy"] == summary.accuracy
+    assert written["config"]["epochs"] == 5
+    assert "MixTrain" in written["policy"]
+    with Image.open(tmp_path / "composites.png") as sheet:
+        assert min(sheet.size) > 300
+    names = {"metrics.jsonl", "summary.json", "composites.png", "checkpoint.pt"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(config, tmp_path):
+    whole = trainer(config, tmp_path / "whole")
+    expected = whole.fit()
+    stopped = trainer(config, tmp_path / "stopped")
+
+    def stop(metrics):
+        if metrics.epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):  # before epoch 1 is saved
+        stopped.fit(stop)
+    resumed = trainer(config, tmp_path / "stopped")
+    resumed.resume(tmp_path / "stopped" / "checkpoint.pt")
+    assert len(resumed.metrics) == 1
+    result = resumed.fit()
+    assert result.accuracy == expected.accuracy
+    assert result.network_inputs == expected.network_inputs
+    for name, parameter in whole.model.state_dict().items():
+        assert torch.equal(parameter, resumed.model.state_dict()[name]), name
+
+
+def test_a_checkpoint_of_another_run_is_refused(config, tmp_path):
+    trainer(replace(config, epochs=1), tmp_path).fit()
+    with pytest.raises(ValueError, match=r"resume: .*epochs=1 \(now 3\)"):
+        trainer(config).resume(tmp_path / "checkpoint.pt")
+    other = trainer(replace(config, epochs=1), options=PolicyOptions("plain"))
+    with pytest.raises(ValueError, match="other settings: policy="):
+        other.resume(tmp_path / "checkpoint.pt")
+    with pytest.raises(FileNotFoundError, match="resume: .*nowhere"):
+        trainer(config).resume(tmp_path / "nowhere.pt")
+
+
+def test_a_checkpoint_of_another_data_set_is_refused(config, folder, tmp_path):
+    import shutil
+
+    trainer(replace(config, epochs=1), tmp_path / "run").fit()
+    shutil.copytree(folder, tmp_path / "other")
+    next((tmp_path / "other" / "train").rglob("*.jpg")).unlink()
+    other = trainer(replace(config, epochs=1, data=str(tmp_path / "other")))
+    with pytest.raises(ValueError, match="another data set"):
+        other.resume(tmp_path / "run" / "checkpoint.pt")
+
+
+def test_a_class_in_val_that_train_lacks_is_named(config, folder, tmp_path):
+    import shutil
+
+    shutil.copytree(folder, tmp_path / "data")
+    (tmp_path / "data" / "val" / "stripes").rename(tmp_path / "data" / "val" / "zebra")
+    with pytest.raises(ValueError, match="zebra"):
+        trainer(replace(config, data=str(tmp_path / "data")))
+
+
+@pytest.mark.parametrize("policy", ["plain", "mixup", "cutmix", "infobatch", "selective"])
+def test_every_policy_trains(config, policy):
+    run = trainer(replace(config, epochs=2), options=PolicyOptions(policy))
+    assert run.fit().network_inputs > 0
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "rmsprop"])
+def test_every_optimizer_trains(config, optimizer):
+    run = trainer(replace(config, epochs=1, optimizer=optimizer))
+    assert torch.isfinite(torch.tensor(run.fit().accuracy))
+
+
+@pytest.mark.parametrize("model", ["mobilenet_small", "vit_small", "resnet18"])
+def test_every_kind_of_model_trains_on_composites(config, model):
+    run = trainer(replace(config, epochs=2, model=model), options=replace(MIX, warmup_epochs=0))
+    run.fit()
+    assert run.metrics[1].network_inputs < 96
+
+
+def test_lower_precision_trains(config):
+    run = trainer(replace(config, epochs=1, precision="bfloat16"))
+    run.fit()
+    assert run.loader.dtype == torch.bfloat16
+    assert all(p.dtype == torch.float32 for p in run.model.parameters())
+
+
+def test_a_comparison_has_its_three_runs_at_the_right_cost(config, tmp_path):
+    runs = compare(config, make_policy(MIX, 3), name="mixtrain", output=tmp_path, progress=False)
+    plain, shortened, mixed = runs
+    assert [run.name for run in runs] == ["plain", "plain-shortened", "mixtrain"]
+    assert abs(shortened.network_inputs - mixed.network_inputs) <= 96 / 2  # half an epoch
+    figures = {figure.name: figure.value for figure in comparison_figures(runs)}
+    assert figures["speed-up in network inputs"] == plain.network_inputs / mixed.network_inputs
+    assert len(figures) == 4
+    assert {path.name for path in tmp_path.iterdir()} == {run.name for run in runs}
+
+
+def test_show_draws_a_sheet(config, tmp_path):
+    for k, layout in ((2, "default"), (4, "default"), (2, "cutmix"), (3, "mixup")):
+        show(config, k=k, layout=layout, path=tmp_path / "sheet.png")
+        with Image.open(tmp_path / "sheet.png") as sheet:
+            assert min(sheet.size) > 300
+
+
+def test_embedded_data_is_what_it_says():
+    train, test = mixpipe.embedded("train"), mixpipe.embedded("test")
+    assert (len(train.index), len(test.index)) == (10_000, 2_000)
+    assert train.index.classes == test.index.classes
+    assert len(train.index.classes) == 10

@@ -26,7 +26,9 @@ class FolderStore:
     """Images in ``root/CLASS/.../*.jpg``, numbered as torchvision's ``ImageFolder`` does.
 
     Symbolic links are followed. Every opening lists the folder with the files' sizes and times;
-    only when these changed since the last time are the images' headers read again.
+    only when these changed since the last time are the images' headers read again. A JPEG or PNG
+    that is cut short counts as unreadable; one that is cut short after it was opened here may be
+    decoded to a partly grey picture.
 
     Args:
         root: the folder.

@@ -43,9 +43,14 @@ class Decoder:
     """Decodes the windows that a plan asks for, ``prefetch`` batches ahead.
 
     Only the pixels of a job's ``reads`` are decoded; then its ``windows`` are resampled to
-    ``sizes``, bilinearly and antialiased, as Pillow does. In the interior of ``reads`` a patch's
-    pixel depends on nothing but the sample and the mapping from window to patch, so that a part of
-    a crop comes out as that part of the whole crop's patch.
+    ``sizes``, bilinearly and antialiased. That equals Pillow's resize within one level of 255,
+    since Pillow rounds between its two passes; where the filter reaches over the edge of
+    ``reads``, DALI repeats the edge's pixels and Pillow weighs the others more, which differs by
+    up to 16 levels in a patch's outermost pixels.
+
+    Where ``reads`` holds all that the filter reaches, a pixel of a patch depends on nothing but
+    the mapping from window to patch: a part of a crop comes out as that part of the whole crop's
+    patch.
 
     The graph is built once and serves all epochs; it is built anew after a failure, and for a
     batch larger than any before.
@@ -116,10 +121,11 @@ class Decoder:
                 if outputs is None:
                     return
                 yield outputs
+                del outputs  # its memory is DALI's to use again
         finally:
             if settled:
                 self._drain()
-            else:
+            else:  # after a failure DALI says "Current pipeline object is no longer valid"
                 self._pipeline = None
             self._feed.stop()
             self._running = False
@@ -140,7 +146,6 @@ class Decoder:
             except StopIteration:
                 self._pipeline.reset()
             except RuntimeError as error:
-                self._pipeline = None  # DALI: "Current pipeline object is no longer valid"
                 raise self._explain(error) from error
             else:
                 job = feed.under_way.popleft()

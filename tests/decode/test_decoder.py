@@ -21,7 +21,17 @@ from PIL import Image
 
 from mixpipe.data import BytesStore, FolderStore, TarStore
 from mixpipe.decode import DecodeError, Decoder
-from mixpipe.plan import DecodeJob
+from mixpipe.plan import (
+    CenterCrop,
+    CutMix,
+    DecodeJob,
+    LossTable,
+    MixTrain,
+    MixUp,
+    Plain,
+    RandomResizedCrop,
+    plan_batch,
+)
 
 PHOTOS = {
     path.stem: path
@@ -358,6 +368,41 @@ def test_batch_larger_than_any_before(photos):
         assert all(
             given_job is expected for (given_job, _), expected in zip(outputs, jobs, strict=True)
         )
+
+
+@pytest.mark.parametrize("crop", [RandomResizedCrop(), CenterCrop(resize=72), CenterCrop(None)])
+@pytest.mark.parametrize("policy", [Plain(), CutMix(), MixUp(), MixTrain(k=3, warmup=0)])
+def test_plans_are_decoded(photos, policy, crop):
+    """Whatever the planner asks for is a job that works, in the sizes that it asked for."""
+    store = BytesStore([photos.encoded([i % 4])[0].tobytes() for i in range(12)], [0] * 12)
+    table = LossTable(len(store.index))
+    table.update(torch.arange(12), torch.linspace(0.1, 2, 12), 0)
+    plan = policy.plan(table, 1, 7)
+    index = store.index
+    jobs = [
+        plan_batch(plan, batch, index.heights, index.widths, (64, 64), crop).job
+        for batch in plan.batches(4)
+    ]
+    outputs = decode(store, *jobs)
+    for planned, patches in zip(jobs, outputs, strict=True):
+        assert [patch.shape[:2] for patch in patches] == [tuple(size) for size in planned.sizes]
+
+
+def test_evaluation_equals_torchvision(photos):
+    """Resize(256) and CenterCrop(224), though only what the crop shows is decoded."""
+    transforms = pytest.importorskip("torchvision.transforms.v2")
+    theirs = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
+    plan = Plain(shuffle=False).plan(LossTable(len(PHOTOS)), 0, 0)
+    index = photos.index
+    (batch,) = plan.batches(len(PHOTOS))
+    planned = plan_batch(plan, batch, index.heights, index.widths, (224, 224), CenterCrop(256)).job
+    (patches,) = decode(photos, planned)
+    for i, patch in zip(planned.ids, patches, strict=True):
+        image = Image.fromarray(list(PIXELS.values())[i])
+        assert difference(patch, np.asarray(theirs(image))) <= 1
+    whole = int((index.heights * index.widths).sum())
+    decoded = int(np.prod(planned.reads[:, 2:] - planned.reads[:, :2], axis=1).sum())
+    assert decoded < 0.75 * whole
 
 
 def usage() -> tuple[int, int, float]:

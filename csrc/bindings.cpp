@@ -4,10 +4,14 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <string.h>
+
 #include <array>
+#include <functional>
 #include <optional>
-#include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "cpu.h"
 #include "device_sources.h"
@@ -33,32 +37,19 @@ const char* layout_name(i32 layout) {
   return layout == kNHWC ? "nhwc" : "nchw";
 }
 
-// A params struct with the kernel that takes it and the geometry it is launched with.
-template <class Params>
+// One kernel call: the struct that the kernel takes by value, and the geometry it is launched with.
 struct Launch {
-  Params params;
-  Geometry geometry;
   std::string kernel;
-
-  py::bytes bytes() const {
-    return py::bytes(reinterpret_cast<const char*>(&params), sizeof params);
-  }
+  Geometry geometry;
+  std::string params;
+  std::function<void(int)> run_cpu;
 };
 
 template <class Params>
-void bind_launch(py::module_& module, const char* name, void (*cpu)(const Params&, int)) {
-  py::class_<Launch<Params>>(module, name)
-      .def_readonly("kernel", &Launch<Params>::kernel, "Name of the CUDA kernel")
-      .def_property_readonly("grid", [](const Launch<Params>& l) { return l.geometry.grid; })
-      .def_property_readonly("block", [](const Launch<Params>& l) { return l.geometry.block; })
-      .def_property_readonly("shared_bytes",
-                             [](const Launch<Params>& l) { return l.geometry.shared_bytes; })
-      .def_property_readonly("params", &Launch<Params>::bytes,
-                             "Bytes of the struct that the kernel takes by value")
-      .def(
-          "run_cpu", [cpu](const Launch<Params>& l, int threads) { cpu(l.params, threads); },
-          py::arg("threads"), py::call_guard<py::gil_scoped_release>(),
-          "Runs the CPU kernel on host addresses");
+Launch make_launch(const std::string& kernel, const Params& params, const Geometry& geometry,
+                   void (*cpu)(const Params&, int)) {
+  return {kernel, geometry, std::string(reinterpret_cast<const char*>(&params), sizeof params),
+          [params, cpu](int threads) { cpu(params, threads); }};
 }
 
 std::string text(const Region& r) {
@@ -129,9 +120,9 @@ Array<u8> compose_parts(const Array<i64>& patches, const Array<i32>& source,
   return bytes;
 }
 
-Launch<ComposeParams> compose(u64 parts, u64 index_map, u64 out, i32 batch, i32 constituents,
-                              std::array<i32, 2> size, i32 mode, i32 dtype, i32 layout,
-                              std::array<float, 3> scale, std::array<float, 3> bias) {
+Launch compose(u64 parts, u64 index_map, u64 out, i32 batch, i32 constituents,
+               std::array<i32, 2> size, i32 mode, i32 dtype, i32 layout, std::array<float, 3> scale,
+               std::array<float, 3> bias) {
   ComposeParams p{};
   p.parts = pointer<const ComposePart>(parts);
   p.index_map = pointer<const u8>(index_map);
@@ -150,7 +141,210 @@ Launch<ComposeParams> compose(u64 parts, u64 index_map, u64 out, i32 batch, i32 
   const Geometry geometry = compose_prepare(p);
   const std::string kernel = std::string("compose_") + dtype_name(dtype) + "_" +
                              layout_name(layout) + (p.wide ? "_wide" : "_narrow");
-  return {p, geometry, kernel};
+  return make_launch(kernel, p, geometry, &compose_cpu);
+}
+
+// The links and chains of mix_ as the kernels read them.
+struct MixWork {
+  std::vector<MixLink> links;
+  std::vector<MixChain> chains;
+
+  void add(i32 target, i32 source, float weight, const Region& box) {
+    links.push_back({target, source, weight, 0, box});
+  }
+  // Makes a chain of the links from `first` on; of none, nothing.
+  void close(i64 first, bool cyclic) {
+    MixChain chain{(i32)first, (i32)(links.size() - first), cyclic, 0, {0, 0, 0, 0}};
+    for (i64 i = first; i < (i64)links.size(); ++i) {
+      const Region& box = links[i].box;
+      if (is_empty(box)) continue;
+      Region& all = chain.bounds;
+      all = is_empty(all) ? box
+                          : Region{min_i32(all.y0, box.y0), min_i32(all.x0, box.x0),
+                                   max_i32(all.y1, box.y1), max_i32(all.x1, box.x1)};
+    }
+    if (is_empty(chain.bounds))
+      links.resize(first);
+    else
+      chains.push_back(chain);
+  }
+  template <class T>
+  static Array<u8> as_bytes(const std::vector<T>& items) {
+    Array<u8> bytes({(i64)items.size(), (i64)sizeof(T)});
+    if (!items.empty()) memcpy(bytes.mutable_data(), items.data(), items.size() * sizeof(T));
+    return bytes;
+  }
+  std::pair<Array<u8>, Array<u8>> pack() const { return {as_bytes(chains), as_bytes(links)}; }
+};
+
+Region region_at(const Array<i32>& regions, i64 i) {
+  const i32* row = regions.data() + 4 * i;
+  return {row[0], row[1], row[2], row[3]};
+}
+
+// Image b takes from images b + B, b + 2B, ...: by regions [B, K, 4] or weights [B, K].
+std::pair<Array<u8>, Array<u8>> mix_groups(const std::optional<Array<i32>>& regions,
+                                           const std::optional<Array<float>>& weights,
+                                           std::array<i32, 2> size) {
+  const auto [height, width] = size;
+  const i64 batch = regions ? regions->shape(0) : weights->shape(0);
+  const i64 constituents = regions ? regions->shape(1) : weights->shape(1);
+  MixWork work;
+  for (i64 b = 0; b < batch; ++b) {
+    const i64 first = (i64)work.links.size();
+    for (i64 k = 0; k < constituents; ++k) {
+      const i32 source = (i32)(k * batch + b);
+      if (weights) {
+        const float weight = weights->data()[b * constituents + k];
+        if (weight != 0.0f) work.add((i32)b, source, weight, {0, 0, height, width});
+        continue;
+      }
+      const Region box = region_at(*regions, b * constituents + k);
+      check_region(box, height, width, at("regions", b, k));
+      if (k > 0 && !is_empty(box)) work.add((i32)b, source, 0.0f, box);
+    }
+    work.close(first, false);
+  }
+  return work.pack();
+}
+
+// Image i takes from what image partners[i] was, by regions [N, 4] or weights [N].
+std::pair<Array<u8>, Array<u8>> mix_cycles(const Array<i64>& partners,
+                                           const std::optional<Array<i32>>& regions,
+                                           const std::optional<Array<float>>& weights,
+                                           std::array<i32, 2> size) {
+  const auto [height, width] = size;
+  const i64 count = partners.shape(0);
+  std::vector<bool> taken(count), done(count);
+  for (i64 i = 0; i < count; ++i) {
+    const i64 partner = partners.data()[i];
+    if (partner < 0 || partner >= count || taken[partner])
+      throw py::value_error("partners[" + std::to_string(i) + "] is " + std::to_string(partner) +
+                            ", expected a permutation of 0 .. " + std::to_string(count - 1));
+    taken[partner] = true;
+    if (regions)
+      check_region(region_at(*regions, i), height, width, "regions[" + std::to_string(i) + "]");
+  }
+  MixWork work;
+  for (i64 start = 0; start < count; ++start) {
+    if (done[start]) continue;
+    const i64 first = (i64)work.links.size();
+    for (i64 i = start; !done[i]; i = partners.data()[i]) {
+      done[i] = true;
+      const float weight = weights ? weights->data()[i] : 0.0f;
+      Region box{0, 0, height, width};
+      if (regions) box = region_at(*regions, i);
+      if (weights && weight == 1.0f) box = {0, 0, 0, 0};
+      work.add((i32)i, (i32)partners.data()[i], weight, box);
+    }
+    if (work.links.size() - first == 1) work.links.resize(first);  // its own partner
+    work.close(first, true);
+  }
+  return work.pack();
+}
+
+Launch mix(u64 images, u64 chains, u64 links, i32 num_chains, i32 channels, std::array<i32, 2> size,
+           i32 mode, i32 dtype, i32 layout) {
+  MixParams p{};
+  p.images = pointer<void>(images);
+  p.chains = pointer<const MixChain>(chains);
+  p.links = pointer<const MixLink>(links);
+  p.num_chains = num_chains;
+  p.channels = channels;
+  p.height = size[0];
+  p.width = size[1];
+  p.mode = mode;
+  p.dtype = dtype;
+  p.layout = layout;
+  const Geometry geometry = mix_prepare(p);
+  const std::string kernel =
+      std::string("mix_") + dtype_name(dtype) + (p.wide ? "_wide" : "_narrow");
+  return make_launch(kernel, p, geometry, &mix_cpu);
+}
+
+// Raises where a class that takes part is out of range, or an id lies outside the table.
+void check_targets(const Array<i64>& classes, const Array<float>& weights, i64 num_classes,
+                   std::optional<i64> ignore_index) {
+  const i64 constituents = classes.shape(1);
+  for (i64 i = 0; i < classes.size(); ++i) {
+    const i64 index = classes.data()[i];
+    const bool absent =
+        weights.data()[i] == 0.0f || (ignore_index ? index == *ignore_index : index < 0);
+    if (!absent && (index < 0 || index >= num_classes))
+      throw py::value_error(at("classes", i / constituents, i % constituents) + " is " +
+                            std::to_string(index) + ", expected a class in 0 .. " +
+                            std::to_string(num_classes - 1));
+  }
+}
+void check_ids(const Array<i64>& ids, i64 table_size) {
+  const i64 constituents = ids.shape(1);
+  for (i64 i = 0; i < ids.size(); ++i)
+    if (ids.data()[i] < -1 || ids.data()[i] >= table_size)
+      throw py::value_error(at("ids", i / constituents, i % constituents) + " is " +
+                            std::to_string(ids.data()[i]) +
+                            ", expected -1 (absent) or a sample in" + " 0 .. " +
+                            std::to_string(table_size - 1) + ", the size of the table");
+}
+
+Launch dense_targets(u64 classes, u64 weights, u64 out, i32 batch, i32 constituents,
+                     i32 num_classes, i32 dtype, float smoothing) {
+  TargetsParams p{};
+  p.classes = pointer<const i64>(classes);
+  p.weights = pointer<const float>(weights);
+  p.out = pointer<void>(out);
+  p.batch = batch;
+  p.constituents = constituents;
+  p.num_classes = num_classes;
+  p.dtype = dtype;
+  p.smoothing = smoothing;
+  const Geometry geometry = targets_prepare(p);
+  return make_launch(std::string("dense_targets_") + dtype_name(dtype), p, geometry,
+                     &dense_targets_cpu);
+}
+
+Launch cross_entropy(u64 logits, u64 classes, u64 labels, u64 weights, u64 ids, u64 gradient,
+                     u64 per_constituent, u64 loss, u64 table_losses, u64 table_epochs,
+                     u64 smoothed, u64 finished_blocks, i64 table_size, i64 ignore_index, i32 batch,
+                     i32 constituents, i32 num_classes, i32 rows_per_composite, i32 epoch,
+                     i32 dtype, float smoothing, float gradient_scale) {
+  CrossEntropyParams p{};
+  p.logits = pointer<const void>(logits);
+  p.classes = pointer<const i64>(classes);
+  p.labels = pointer<const float>(labels);
+  p.weights = pointer<const float>(weights);
+  p.ids = pointer<const i64>(ids);
+  p.gradient = pointer<void>(gradient);
+  p.per_constituent = pointer<float>(per_constituent);
+  p.loss = pointer<float>(loss);
+  p.table_losses = pointer<float>(table_losses);
+  p.table_epochs = pointer<i32>(table_epochs);
+  p.smoothed = pointer<float>(smoothed);
+  p.finished_blocks = pointer<i32>(finished_blocks);
+  p.table_size = table_size;
+  p.ignore_index = ignore_index;
+  p.batch = batch;
+  p.constituents = constituents;
+  p.num_classes = num_classes;
+  p.rows_per_composite = rows_per_composite;
+  p.epoch = epoch;
+  p.dtype = dtype;
+  p.smoothing = smoothing;
+  p.gradient_scale = gradient_scale;
+  const std::string kernel = labels ? std::string("sigmoid_cross_entropy_") + dtype_name(dtype)
+                                    : std::string("softmax_cross_entropy_") + dtype_name(dtype) +
+                                          "_" + std::to_string(logits_per_thread(num_classes));
+  return make_launch(kernel, p, cross_entropy_prepare(p), &cross_entropy_cpu);
+}
+
+Launch scale_gradient(u64 gradient, u64 grad_loss, u64 result, i64 count, float factor, i32 dtype) {
+  const ScaleParams p{pointer<const void>(gradient),
+                      pointer<const float>(grad_loss),
+                      pointer<void>(result),
+                      count,
+                      factor,
+                      dtype};
+  return make_launch(std::string("scale_gradient_") + dtype_name(dtype), p, scale_prepare(p),
+                     &scale_gradient_cpu);
 }
 
 py::dict device_sources() {
@@ -168,7 +362,16 @@ PYBIND11_MODULE(_C, module) {
   module.def("instruction_set", &instruction_set, "What the CPU kernels run on here");
   module.def("device_sources", &device_sources, "The CUDA kernels' sources, by file name");
 
-  bind_launch<ComposeParams>(module, "Compose", &compose_cpu);
+  py::class_<Launch>(module, "Launch", "A kernel's parameters and the geometry it is launched with")
+      .def_readonly("kernel", &Launch::kernel, "Name of the CUDA kernel")
+      .def_property_readonly("grid", [](const Launch& l) { return l.geometry.grid; })
+      .def_property_readonly("block", [](const Launch& l) { return l.geometry.block; })
+      .def_property_readonly("shared_bytes",
+                             [](const Launch& l) { return l.geometry.shared_bytes; })
+      .def_property_readonly("params", [](const Launch& l) { return py::bytes(l.params); })
+      .def(
+          "run_cpu", [](const Launch& l, int threads) { l.run_cpu(threads); }, py::arg("threads"),
+          py::call_guard<py::gil_scoped_release>(), "Runs the CPU kernel on host addresses");
   module.def("compose_parts", &compose_parts, py::arg("patches"), py::arg("source"),
              py::arg("regions"), py::arg("origins"), py::arg("flips"), py::arg("blend"),
              py::arg("size"));
@@ -176,4 +379,31 @@ PYBIND11_MODULE(_C, module) {
              py::arg("out"), py::arg("batch"), py::arg("constituents"), py::arg("size"),
              py::arg("mode"), py::arg("dtype"), py::arg("layout"), py::arg("scale"),
              py::arg("bias"));
+
+  module.def("mix_groups", &mix_groups, py::arg("regions"), py::arg("weights"), py::arg("size"));
+  module.def("mix_cycles", &mix_cycles, py::arg("partners"), py::arg("regions"), py::arg("weights"),
+             py::arg("size"));
+  module.def("mix", &mix, py::kw_only(), py::arg("images"), py::arg("chains"), py::arg("links"),
+             py::arg("num_chains"), py::arg("channels"), py::arg("size"), py::arg("mode"),
+             py::arg("dtype"), py::arg("layout"));
+
+  module.def("check_targets", &check_targets, py::arg("classes"), py::arg("weights"),
+             py::arg("num_classes"), py::arg("ignore_index"));
+  module.def("check_ids", &check_ids, py::arg("ids"), py::arg("table_size"));
+
+  module.def("dense_targets", &dense_targets, py::kw_only(), py::arg("classes"), py::arg("weights"),
+             py::arg("out"), py::arg("batch"), py::arg("constituents"), py::arg("num_classes"),
+             py::arg("dtype"), py::arg("smoothing"));
+
+  module.attr("MAX_CUDA_CLASSES") = kMaxCudaClasses;
+  module.def("cross_entropy", &cross_entropy, py::kw_only(), py::arg("logits"), py::arg("classes"),
+             py::arg("labels"), py::arg("weights"), py::arg("ids"), py::arg("gradient"),
+             py::arg("per_constituent"), py::arg("loss"), py::arg("table_losses"),
+             py::arg("table_epochs"), py::arg("smoothed"), py::arg("finished_blocks"),
+             py::arg("table_size"), py::arg("ignore_index"), py::arg("batch"),
+             py::arg("constituents"), py::arg("num_classes"), py::arg("rows_per_composite"),
+             py::arg("epoch"), py::arg("dtype"), py::arg("smoothing"), py::arg("gradient_scale"));
+  module.def("scale_gradient", &scale_gradient, py::kw_only(), py::arg("gradient"),
+             py::arg("grad_loss"), py::arg("result"), py::arg("count"), py::arg("factor"),
+             py::arg("dtype"));
 }

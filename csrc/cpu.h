@@ -6,8 +6,16 @@
 // time.
 #pragma once
 #include "compose.h"
+#include "cross_entropy.h"
+#include "mix.h"
+#include "targets.h"
 
-#define MIXPIPE_CPU_KERNELS(DECLARE) DECLARE(compose_cpu, ComposeParams)
+#define MIXPIPE_CPU_KERNELS(DECLARE)             \
+  DECLARE(compose_cpu, ComposeParams)            \
+  DECLARE(mix_cpu, MixParams)                    \
+  DECLARE(dense_targets_cpu, TargetsParams)      \
+  DECLARE(cross_entropy_cpu, CrossEntropyParams) \
+  DECLARE(scale_gradient_cpu, ScaleParams)
 
 #define MIXPIPE_DECLARE(op, Params) void op(const Params& params, int threads);
 namespace mixpipe {

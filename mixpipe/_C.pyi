@@ -1,3 +1,4 @@
+# ruff: noqa: N999
 """Compiled parts of mixpipe (csrc/bindings.cpp): parameters, launch geometry and CPU kernels.
 
 Addresses are integers. Shapes, dtypes and devices of tensors are checked by mixpipe.kernels; what
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_CONSTITUENTS: int
+MAX_CUDA_CLASSES: int
 
 def instruction_set() -> str:
     """What the CPU kernels run on here: "avx2" or "baseline"."""
@@ -36,8 +38,6 @@ class Launch:
     def run_cpu(self, threads: int) -> None:
         """Runs the CPU kernel on host addresses, without the GIL."""
 
-class Compose(Launch): ...
-
 def compose_parts(
     patches: NDArray[np.int64],
     source: NDArray[np.int32],
@@ -65,4 +65,84 @@ def compose(
     layout: int,
     scale: tuple[float, ...],
     bias: tuple[float, ...],
-) -> Compose: ...
+) -> Launch: ...
+def mix_groups(
+    regions: NDArray[np.generic] | None,
+    weights: NDArray[np.generic] | None,
+    size: tuple[int, int],
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Chains and links (csrc/mix.h) of [kB, ...] -> first B, one row of bytes each."""
+
+def mix_cycles(
+    partners: NDArray[np.int64],
+    regions: NDArray[np.generic] | None,
+    weights: NDArray[np.generic] | None,
+    size: tuple[int, int],
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Chains and links (csrc/mix.h) of N -> N by a permutation, one row of bytes each."""
+
+def mix(
+    *,
+    images: int,
+    chains: int,
+    links: int,
+    num_chains: int,
+    channels: int,
+    size: tuple[int, int],
+    mode: int,
+    dtype: int,
+    layout: int,
+) -> Launch: ...
+def check_targets(
+    classes: NDArray[np.int64],
+    weights: NDArray[np.float32],
+    num_classes: int,
+    ignore_index: int | None,
+) -> None:
+    """Raises ValueError where a class that takes part is out of range.
+
+    `ignore_index` None: every class below 0 takes no part.
+    """
+
+def check_ids(ids: NDArray[np.int64], table_size: int) -> None:
+    """Raises ValueError where an id is neither -1 nor a row of the table."""
+
+def dense_targets(
+    *,
+    classes: int,
+    weights: int,
+    out: int,
+    batch: int,
+    constituents: int,
+    num_classes: int,
+    dtype: int,
+    smoothing: float,
+) -> Launch: ...
+def cross_entropy(
+    *,
+    logits: int,
+    classes: int,
+    labels: int,
+    weights: int,
+    ids: int,
+    gradient: int,
+    per_constituent: int,
+    loss: int,
+    table_losses: int,
+    table_epochs: int,
+    smoothed: int,
+    finished_blocks: int,
+    table_size: int,
+    ignore_index: int,
+    batch: int,
+    constituents: int,
+    num_classes: int,
+    rows_per_composite: int,
+    epoch: int,
+    dtype: int,
+    smoothing: float,
+    gradient_scale: float,
+) -> Launch: ...
+def scale_gradient(
+    *, gradient: int, grad_loss: int, result: int, count: int, factor: float, dtype: int
+) -> Launch: ...

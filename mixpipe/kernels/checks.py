@@ -72,3 +72,9 @@ def memory_layout(images: Tensor, name: str) -> int:
 
 def _names(dtypes: Iterable[torch.dtype]) -> str:
     return " or ".join(str(dtype) for dtype in dtypes)
+
+
+def check_smoothing(value: float, name: str) -> None:
+    """Raises ValueError unless the value is in [0, 1]."""
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name} is {value}, expected a number from 0 to 1")

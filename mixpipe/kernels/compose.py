@@ -214,7 +214,7 @@ def launch(
     index_map: Tensor | None,
     scale: list[float],
     bias: list[float],
-) -> _C.Compose:
+) -> _C.Launch:
     """The kernel's parameters and launch geometry for parts that lie at an address."""
     batch, constituents = source.shape
     return _C.compose(

@@ -8,11 +8,12 @@ apart, which the values here do not reach.
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mixpipe.kernels.compose import IMAGENET_MEAN, IMAGENET_STD
 
-__all__ = ["compose"]
+__all__ = ["compose", "composite_cross_entropy", "dense_targets", "mix_"]
 
 
 def _fused_multiply_add(a: Tensor, b: Tensor | float, c: Tensor | float) -> Tensor:
@@ -79,3 +80,101 @@ def compose(
         return out.copy_(result)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     return result.contiguous(memory_format=memory_format)
+
+
+def mix_(
+    images: Tensor,
+    *,
+    regions: Tensor | None = None,
+    weights: Tensor | None = None,
+    partners: Tensor | None = None,
+) -> Tensor:
+    """See :func:`mixpipe.kernels.mix_`."""
+    before = images.clone()
+    if partners is not None:
+        for i, partner in enumerate(partners.tolist()):
+            if regions is not None:
+                y0, x0, y1, x1 = regions[i].tolist()
+                images[i, :, y0:y1, x0:x1] = before[partner, :, y0:y1, x0:x1]
+            elif weights is not None and partner != i and float(weights[i]) != 1.0:
+                own = before[i].float() * weights[i]
+                images[i] = _fused_multiply_add(before[partner].float(), 1.0 - weights[i], own)
+        return images
+    given = weights if regions is None else regions
+    if given is None:
+        raise ValueError("expected exactly one of regions (a cut) and weights (a blend)")
+    batch, constituents = given.shape[:2]
+    for b in range(batch):
+        total = torch.zeros_like(before[b], dtype=torch.float32)
+        for k in range(constituents):
+            source = before[k * batch + b]
+            if regions is not None and k > 0:
+                y0, x0, y1, x1 = regions[b, k].tolist()
+                images[b, :, y0:y1, x0:x1] = source[:, y0:y1, x0:x1]
+            elif weights is not None and float(weights[b, k]) != 0.0:
+                total = _fused_multiply_add(source.float(), weights[b, k], total)
+        if weights is not None and bool(weights[b].any()):
+            images[b] = total
+    return images[:batch]
+
+
+def dense_targets(
+    classes: Tensor,
+    weights: Tensor,
+    num_classes: int,
+    *,
+    smoothing: float = 0.0,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """See :func:`mixpipe.kernels.dense_targets`."""
+    present = classes >= 0
+    shares = torch.zeros(len(classes), num_classes, device=classes.device)
+    total = torch.zeros(len(classes), 1, device=classes.device)
+    for k in range(classes.shape[1]):
+        weight = (weights[:, k] * present[:, k])[:, None]
+        shares.scatter_add_(1, classes[:, k : k + 1].clamp(min=0), weight)
+        total += weight
+    smooth = torch.tensor(smoothing, dtype=torch.float32, device=classes.device)
+    return _fused_multiply_add(shares, 1.0 - smooth, smooth / num_classes * total).to(dtype)
+
+
+def composite_cross_entropy(
+    logits: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    *,
+    ids: Tensor | None = None,
+    table_losses: Tensor | None = None,
+    table_epochs: Tensor | None = None,
+    epoch: int = 0,
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
+) -> tuple[Tensor, Tensor]:
+    """See :func:`mixpipe.kernels.composite_cross_entropy`; computed in float64."""
+    batch, constituents = weights.shape
+    wide = logits.double()
+    if wide.dim() == 2:
+        wide = wide[:, None].expand(-1, constituents, -1)
+    present = weights != 0
+    if targets.is_floating_point():
+        labels = targets.double()
+        plain = F.binary_cross_entropy_with_logits(wide, labels, reduction="none").mean(-1)
+        smoothed_labels = labels * (1 - label_smoothing) + label_smoothing / 2
+        smoothed = F.binary_cross_entropy_with_logits(wide, smoothed_labels, reduction="none").mean(
+            -1
+        )
+    else:
+        present &= targets != ignore_index
+        losses = -wide.log_softmax(-1)
+        classes = torch.where(present, targets, 0)
+        plain = losses.gather(-1, classes[..., None])[..., 0]
+        smoothed = (1 - label_smoothing) * plain + label_smoothing * losses.mean(-1)
+    loss = torch.where(present, weights * smoothed, 0.0).sum() / max(batch, 1)
+    per_constituent = torch.where(present, plain, 0.0).detach().float()
+    if ids is not None and table_losses is not None and table_epochs is not None:
+        for b in range(batch):
+            for k in range(constituents):
+                if bool(present[b, k]) and int(ids[b, k]) >= 0:
+                    table_losses[ids[b, k]] = per_constituent[b, k]
+                    table_epochs[ids[b, k]] = epoch
+    return loss.float(), per_constituent

@@ -9,6 +9,12 @@ from torch import Tensor
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
+def same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Equal in every bit."""
+    bits = {4: torch.int32, 2: torch.int16}[a.element_size()]
+    return a.dtype == b.dtype and torch.equal(a.contiguous().view(bits), b.contiguous().view(bits))
+
+
 @dataclass
 class ComposeCase:
     """Arguments of `compose`."""

@@ -2,7 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_cases import DTYPES, ComposeCase, compose_cases
+from kernel_cases import DTYPES, ComposeCase, compose_cases, same
 
 from mixpipe.kernels import compose, reference
 
@@ -11,12 +11,6 @@ IDENTITY = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255,) * 3}  # pixels come out a
 
 def int32(*rows: object) -> torch.Tensor:
     return torch.tensor(rows, dtype=torch.int32)
-
-
-def same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Equal in every bit."""
-    bits = {4: torch.int32, 2: torch.int16}[a.element_size()]
-    return a.dtype == b.dtype and torch.equal(a.contiguous().view(bits), b.contiguous().view(bits))
 
 
 @settings(max_examples=150, deadline=None)

@@ -1,0 +1,240 @@
+// composite_cross_entropy on the CPU: a row is read from memory once and worked on in the L1 cache.
+#include <math.h>
+
+#include <vector>
+
+#include "cpu.h"
+#include "math8.h"
+#include "parallel.h"
+
+namespace mixpipe {
+namespace MIXPIPE_ISA {
+namespace {
+
+// Sums of floats are carried on in double after this many, so that long rows keep their accuracy.
+constexpr i32 kChunk = 512;
+constexpr float kLog2 = 0.69314718f;
+
+// A row padded to whole vectors, as floats.
+class Row {
+ public:
+  explicit Row(i32 size) : size_(size), values_((size + kLanes - 1) / kLanes * kLanes) {}
+
+  // Returns the largest of each lane.
+  template <class T>
+  F8 load(const T* from, float padding) {
+    F8 largest = broadcast8(-HUGE_VALF);
+    i32 i = 0;
+    for (; i + kLanes <= size_; i += kLanes) {
+      const F8 values = load8(from + i);
+      largest = max8(values, largest);
+      store8(&values_[i], values);
+    }
+    if (i == size_) return largest;
+    for (i32 j = i; j < padded(); ++j) values_[j] = j < size_ ? load_element(from + j) : padding;
+    return max8(load8(&values_[i]), largest);
+  }
+  template <class T>
+  void store(T* to) const {
+    i32 i = 0;
+    for (; i + kLanes <= size_; i += kLanes) store8(to + i, load8(&values_[i]));
+    for (; i < size_; ++i) store_element(to + i, values_[i]);
+  }
+  void fill(float value) {
+    for (float& v : values_) v = value;
+  }
+  float* data() { return values_.data(); }
+  i32 padded() const { return (i32)values_.size(); }
+
+ private:
+  i32 size_;
+  std::vector<float> values_;
+};
+
+struct RowLosses {
+  float* per_constituent;  // [B, K]
+  double* weighted;        // [B, K], smoothed and weighted
+};
+
+// Softmax of one row and what its constituents [first, first + count) make of it.
+template <class T>
+void softmax_row(const CrossEntropyParams& p, i32 row, Row& values, const RowLosses& losses) {
+  const i32 count = p.constituents / p.rows_per_composite, first = row * count;
+  const i64 offset = (i64)row * p.num_classes;
+  const T* logits = (const T*)p.logits + offset;
+  T* gradient = p.gradient ? (T*)p.gradient + offset : nullptr;
+
+  float total_weight = 0.0f;
+  bool any = false;
+  for (i32 i = first; i < first + count; ++i) {
+    if (class_of(p, i) < 0) continue;
+    total_weight += p.weights[i];
+    any = true;
+  }
+  if (!any) {
+    values.fill(0.0f);
+    if (gradient) values.store(gradient);
+    return;
+  }
+
+  const float most = largest8(values.load(logits, -HUGE_VALF));
+  float* x = values.data();
+
+  // The padding is -inf, of which exp8 makes 1e-38: nothing beside the largest logit's 1.
+  double sum = 0.0, sum_shifted = 0.0;
+  const F8 shift = broadcast8(most);
+  for (i32 begin = 0; begin < values.padded(); begin += kChunk) {
+    const i32 end = min_i32(begin + kChunk, values.padded());
+    F8 sum8_ = broadcast8(0.0f), shifted8 = broadcast8(0.0f);
+    for (i32 i = begin; i < end; i += kLanes) {
+      const F8 d = subtract8(load8(x + i), shift);
+      const F8 e = exp8(d);
+      sum8_ = add8(sum8_, e);
+      shifted8 = add8(shifted8, d);
+      store8(x + i, e);
+    }
+    sum += sum8(sum8_);
+    sum_shifted += sum8(shifted8);
+  }
+  const double log_sum = log(sum);
+  double mean_loss = 0.0;
+  if (p.smoothing != 0.0f) {
+    if (values.padded() != p.num_classes) {
+      // -inf spoilt the last vector's part of the mean; few elements, so all are summed again.
+      sum_shifted = 0.0;
+      for (i32 i = 0; i < p.num_classes; ++i)
+        sum_shifted += (double)load_element(logits + i) - most;
+    }
+    mean_loss = log_sum - sum_shifted / p.num_classes;
+  }
+
+  // softmax * total weight - the targets, all times the scale
+  const float scale = p.gradient_scale, factor = (float)(total_weight * scale / sum);
+  const float smooth = total_weight * scale * p.smoothing / p.num_classes;
+  if (gradient) {
+    i32 i = 0;
+    for (; i + kLanes <= p.num_classes; i += kLanes)
+      store8(gradient + i, fma8(load8(x + i), broadcast8(factor), broadcast8(-smooth)));
+    for (; i < p.num_classes; ++i)
+      store_element(gradient + i, fused_multiply_add(x[i], factor, -smooth));
+  }
+  for (i32 i = first; i < first + count; ++i) {
+    const i32 index = class_of(p, i);
+    if (index < 0) continue;
+    const double loss = log_sum + ((double)most - load_element(logits + index));
+    losses.per_constituent[i] = (float)loss;
+    losses.weighted[i] =
+        p.weights[i] * ((1.0 - (double)p.smoothing) * loss + (double)p.smoothing * mean_loss);
+    if (!gradient) continue;
+    float share = 0.0f;  // of all constituents of this class
+    for (i32 j = first; j < first + count; ++j)
+      if (class_of(p, j) == index) share += p.weights[j];
+    const float softmax = fused_multiply_add(x[index], factor, -smooth);
+    store_element(gradient + index, softmax - share * (1.0f - p.smoothing) * scale);
+  }
+}
+
+// Binary cross-entropy of one row against the labels of its constituents.
+template <class T>
+void sigmoid_row(const CrossEntropyParams& p, i32 row, Row& values, Row& slopes, Row& labels,
+                 const RowLosses& losses) {
+  const i32 count = p.constituents / p.rows_per_composite, first = row * count;
+  const i32 num_classes = p.num_classes;
+  const i64 offset = (i64)row * num_classes;
+  values.load((const T*)p.logits + offset, 0.0f);
+  slopes.fill(0.0f);
+  const float keep = 1.0f - p.smoothing, half = 0.5f * p.smoothing;
+  const F8 zero = broadcast8(0.0f), one = broadcast8(1.0f);
+  const float *x = values.data(), *t = labels.data();
+  for (i32 k = first; k < first + count; ++k) {
+    const float weight = p.weights[k];
+    if (weight == 0.0f) continue;
+    labels.load(p.labels + (i64)k * num_classes, 0.0f);
+    const F8 factor = broadcast8(weight * p.gradient_scale / num_classes);
+    // The loss without smoothing, and what smoothing adds to it for each unit of smoothing.
+    double plain_sum = 0.0, smooth_sum = 0.0;
+    for (i32 begin = 0; begin < values.padded(); begin += kChunk) {
+      const i32 end = min_i32(begin + kChunk, values.padded());
+      F8 plain = zero, smoothing = zero;
+      for (i32 i = begin; i < end; i += kLanes) {
+        const F8 value = load8(x + i), target = load8(t + i);
+        const F8 positive = max8(zero, value), negative = min8(zero, value);
+        const F8 e = exp8(subtract8(negative, positive));  // e^-|x|
+        // max(x, 0) - x t + log(1 + e^-|x|): no cancellation where a sure logit is right
+        const F8 wrong = fma8(subtract8(zero, value), target, positive);
+        plain = add8(plain, add8(wrong, log1p8(e)));
+        smoothing = fma8(value, subtract8(target, broadcast8(0.5f)), smoothing);
+        // sigmoid(x) = (x < 0 ? e : 1) / (1 + e), where e^min(x, 0) is the numerator
+        const F8 sigmoid = divide8(exp8(negative), add8(one, e));
+        const F8 smooth = fma8(target, broadcast8(keep), broadcast8(half));
+        store8(slopes.data() + i,
+               fma8(subtract8(sigmoid, smooth), factor, load8(slopes.data() + i)));
+      }
+      plain_sum += sum8(plain);
+      smooth_sum += sum8(smoothing);
+    }
+    plain_sum -= (values.padded() - num_classes) * (double)kLog2;  // what the padding added
+    losses.per_constituent[k] = (float)(plain_sum / num_classes);
+    losses.weighted[k] = weight * (plain_sum + (double)p.smoothing * smooth_sum) / num_classes;
+  }
+  if (p.gradient) slopes.store((T*)p.gradient + offset);
+}
+
+template <class T>
+void cross_entropy_as(const CrossEntropyParams& p, int threads) {
+  const i32 count = p.batch * p.constituents;
+  std::vector<double> weighted(count, 0.0);
+  for (i32 i = 0; i < count; ++i) p.per_constituent[i] = 0.0f;
+  const RowLosses losses{p.per_constituent, weighted.data()};
+  const i64 grain = 1 + 8192 / p.num_classes;
+  parallel_for(cross_entropy_rows(p), grain, threads, [&](i64 begin, i64 end) {
+    Row values(p.num_classes), slopes(p.labels ? p.num_classes : 0),
+        labels(p.labels ? p.num_classes : 0);
+    for (i64 row = begin; row < end; ++row) {
+      if (p.labels)
+        sigmoid_row<T>(p, (i32)row, values, slopes, labels, losses);
+      else
+        softmax_row<T>(p, (i32)row, values, losses);
+    }
+  });
+  // In the order of (b, k), whatever the threads did: the sum is deterministic, and so is which of
+  // several entries for one id stays.
+  double loss = 0.0;
+  for (i32 i = 0; i < count; ++i) {
+    loss += weighted[i];
+    if (!has_entry(p, i)) continue;
+    p.table_losses[p.ids[i]] = p.per_constituent[i];
+    p.table_epochs[p.ids[i]] = p.epoch;
+  }
+  p.loss[0] = (float)(p.batch > 0 ? loss / p.batch : 0.0);
+}
+
+template <class T>
+void scale_as(const ScaleParams& p, int threads) {
+  const float scale = p.grad_loss[0] * p.factor;
+  const T* from = (const T*)p.gradient;
+  T* to = (T*)p.result;
+  parallel_for(p.count, 1 << 16, threads, [&](i64 begin, i64 end) {
+    i64 i = begin;
+    for (; i + kLanes <= end; i += kLanes)
+      store8(to + i, multiply8(load8(from + i), broadcast8(scale)));
+    for (; i < end; ++i) store_element(to + i, load_element(from + i) * scale);
+  });
+}
+
+}  // namespace
+
+void cross_entropy_cpu(const CrossEntropyParams& p, int threads) {
+  if (p.dtype == kFloat32) return cross_entropy_as<float>(p, threads);
+  if (p.dtype == kFloat16) return cross_entropy_as<Half>(p, threads);
+  cross_entropy_as<BFloat16>(p, threads);
+}
+
+void scale_gradient_cpu(const ScaleParams& p, int threads) {
+  if (p.dtype == kFloat32) return scale_as<float>(p, threads);
+  if (p.dtype == kFloat16) return scale_as<Half>(p, threads);
+  scale_as<BFloat16>(p, threads);
+}
+
+}  // namespace MIXPIPE_ISA
+}  // namespace mixpipe

@@ -1,0 +1,56 @@
+// exp and log1p for eight floats.
+#pragma once
+#include "simd.h"
+
+namespace mixpipe {
+namespace MIXPIPE_ISA {
+
+// e^x for x <= 0; at most 1 unit in the last place off down to -87.3, below that 0 or the smallest
+// normal number. NaN stays NaN. Cody-Waite reduction and a polynomial on [-ln 2 / 2, ln 2 / 2].
+MIXPIPE_INLINE F8 exp8(F8 x) {
+  x = max8(broadcast8(-87.33654f), x);
+  const F8 n = round8(multiply8(x, broadcast8(1.44269504f)));
+  F8 r = fma8(n, broadcast8(-0.693359375f), x);
+  r = fma8(n, broadcast8(2.12194440e-4f), r);
+  F8 y = broadcast8(1.9875691500e-4f);
+  y = fma8(y, r, broadcast8(1.3981999507e-3f));
+  y = fma8(y, r, broadcast8(8.3334519073e-3f));
+  y = fma8(y, r, broadcast8(4.1665795894e-2f));
+  y = fma8(y, r, broadcast8(1.6666665459e-1f));
+  y = fma8(y, r, broadcast8(5.0000001201e-1f));
+  y = add8(fma8(y, multiply8(r, r), r), broadcast8(1.0f));
+  return multiply8(y, exp2_whole8(n));
+}
+
+// log(1 + e) for e in [0, 1], as 2 atanh(e / (2 + e)): no cancellation for small e.
+MIXPIPE_INLINE F8 log1p8(F8 e) {
+  const F8 z = divide8(e, add8(e, broadcast8(2.0f)));
+  const F8 z2 = multiply8(z, z);
+  F8 y = broadcast8(1.0f / 15);
+  y = fma8(y, z2, broadcast8(1.0f / 13));
+  y = fma8(y, z2, broadcast8(1.0f / 11));
+  y = fma8(y, z2, broadcast8(1.0f / 9));
+  y = fma8(y, z2, broadcast8(1.0f / 7));
+  y = fma8(y, z2, broadcast8(1.0f / 5));
+  y = fma8(y, z2, broadcast8(1.0f / 3));
+  y = fma8(y, z2, broadcast8(1.0f));
+  return multiply8(add8(z, z), y);
+}
+
+MIXPIPE_INLINE float sum8(F8 value) {
+  float lanes[kLanes];
+  store8(lanes, value);
+  return ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) +
+         ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]));
+}
+
+MIXPIPE_INLINE float largest8(F8 value) {
+  float lanes[kLanes];
+  store8(lanes, value);
+  float most = lanes[0];
+  for (i32 i = 1; i < kLanes; ++i) most = lanes[i] > most ? lanes[i] : most;
+  return most;
+}
+
+}  // namespace MIXPIPE_ISA
+}  // namespace mixpipe

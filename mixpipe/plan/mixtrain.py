@@ -224,7 +224,7 @@ class MixTrain(Policy):
             ranking = random_ranking(company > 0, seed=seed, epoch=epoch)
         if isinstance(self.tiers[0].rule, Hysteresis):
             mixed = _hysteresis(
-                self.tiers[0].rule, ranking, self._memory.before(epoch), epoch, seed
+                self.tiers[0].rule, ranking, self._memory.before(epoch, len(company)), epoch, seed
             )
             self._memory.keep(epoch, mixed)
             company[mixed] = self.tiers[0].k
@@ -339,18 +339,28 @@ def _unpacked(bits: torch.Tensor | None, count: int) -> Mask | None:
 class _Memory:
     """Who was mixed in the last planned epoch, and in the one before it.
 
-    Both, so that planning the same epoch again (after a restart, say) gives the same plan.
+    Both, so that planning the same epoch again (after a restart, say) gives the same plan. Going
+    back to an earlier epoch forgets both: it is another run.
     """
 
     def __init__(self) -> None:
         self.epoch = -1
         self.masks: tuple[Mask | None, Mask | None] = (None, None)  # before the epoch, in it
 
-    def before(self, epoch: int) -> Mask | None:
-        return self.masks[0] if epoch == self.epoch else self.masks[1]
+    def before(self, epoch: int, num_samples: int) -> Mask | None:
+        """Who was mixed in the last planned epoch before this one; None: nobody knows."""
+        if epoch < self.epoch:
+            return None
+        mask = self.masks[0] if epoch == self.epoch else self.masks[1]
+        if mask is not None and len(mask) != num_samples:
+            raise ValueError(
+                f"table: got {num_samples} samples, expected {len(mask)}, as in the epochs before: "
+                "Hysteresis remembers them, so take another policy for another data set"
+            )
+        return mask
 
     def keep(self, epoch: int, mixed: Mask) -> None:
-        self.masks = (self.before(epoch), mixed)
+        self.masks = (self.before(epoch, len(mixed)), mixed)
         self.epoch = epoch
 
     def state_dict(self) -> dict[str, Any]:

@@ -38,9 +38,10 @@ def random_order(ids: Ids, *, seed: int, epoch: int, draw: Draw) -> Ids:
 def by_loss(ids: Ids, losses: Losses) -> Ids:
     """``ids`` [n] by rising loss; equal losses keep the order in which they came.
 
-    losses: float32, by sample id, finite and not negative (whose bits sort as integers do).
+    losses: float32, by sample id; what rounding left below zero counts as zero.
     """
-    keys = losses[ids].view(np.uint32).astype(np.uint64)
+    # The bits of floats that are not negative (nor -0.0) sort as integers do.
+    keys = (np.maximum(losses[ids], 0.0) + 0.0).view(np.uint32).astype(np.uint64)
     keys <<= np.uint64(32)
     return ids[_sorted_low(keys, None, 32).astype(id_dtype(len(ids)))]
 

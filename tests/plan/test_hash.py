@@ -97,9 +97,15 @@ def test_all_orders_are_equally_frequent():
     assert chi2 < 58.6  # exceeded once in 10,000 times, 23 degrees of freedom
 
 
-@given(st.lists(st.sampled_from([0.0, 0.5, 1.0, 1e-30, 3e38]), max_size=40))
+# Neighbouring floats among them.
+@given(st.lists(st.sampled_from([0.0, 0.5, 1.0, 1 + 2**-23, 1e-30, 3e38]), max_size=40))
 def test_by_loss_is_a_stable_sort(losses):
     values = np.array(losses, np.float32)
     ids = np.arange(len(losses), dtype=np.int32)[::-1]
     expected = sorted(ids.tolist(), key=lambda i: values[i])
     assert by_loss(ids, values).tolist() == expected
+
+
+def test_by_loss_takes_what_is_below_zero_for_zero():
+    values = np.array([0.5, -1e-8, 0.0, -0.0], np.float32)
+    assert by_loss(np.arange(4, dtype=np.int32), values).tolist() == [1, 2, 3, 0]

@@ -1,12 +1,14 @@
-"""Where builds are kept, and the skip where there is no compiler."""
+"""Where builds are kept, the shared strategies, and the skip where there is no compiler."""
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "kernels"))  # kernel_cases
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -127,7 +127,7 @@ MISTAKES = {
     "write before the start": ("x[(int)threadIdx.x - 1] = 1.0f;", "out of bounds: write"),
     "misaligned vector": (
         "float4 v = *(const float4*)(x + 1); if (threadIdx.x == 0) x[0] = v.x;",
-        "misaligned: read of 16 bytes",
+        "misaligned: an access as .*float4",
     ),
     "uninitialised shared memory": (
         "__shared__ float s[64]; if (threadIdx.x > 0) s[threadIdx.x] = 1.0f; __syncthreads();"

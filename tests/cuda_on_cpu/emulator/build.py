@@ -37,7 +37,7 @@ _INSTRUMENTED = {
         "-O1",
         "-g1",
         "-fno-tree-sra",
-        "-fsanitize=thread",
+        "-fsanitize=thread,alignment",
         "--param",
         "tsan-instrument-func-entry-exit=0",
     ),

@@ -10,7 +10,7 @@ and a table of the kernels is appended, with signatures that the compiler itself
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 _ALIGNMENT = r"(?:(?:__align__|alignas)\s*\((?P<alignment>[^()]*)\)\s*)?"
@@ -55,7 +55,7 @@ def translate(preprocessed: str, expressions: Sequence[str] = ()) -> str:
     text = _STATIC.sub(_shared_variables, text)
     if "<<<" in text:
         text = _LAUNCH.sub(r"emulator::launch(\g<kernel>, \g<shape>)(", text)
-    return text + _kernel_table(table.values())
+    return text + _kernel_table(list(table.values()))
 
 
 def _shared_variables(match: re.Match[str]) -> str:
@@ -116,7 +116,10 @@ def _kernel_head(text: str, start: int, end: int) -> tuple[str, str]:
     return name[1], next(_split(bounds[1])) if bounds else "0"
 
 
-def _kernel_table(table: Sequence[KernelDeclaration]) -> str:
+def _kernel_table(table: Iterable[KernelDeclaration]) -> str:
+    # Launch bounds are given in names of the kernel's own namespace.
+    scopes = {kernel.qualified_name.rpartition("::")[0] for kernel in table} - {""}
+    used = "".join(f"  using namespace {scope};\n" for scope in sorted(scopes))
     rows = "".join(
         f'    emulator::describe<&{kernel.qualified_name}>("{kernel.name}", '
         f"&{kernel.qualified_name}, (int)({kernel.most_threads})),\n"
@@ -125,7 +128,7 @@ def _kernel_table(table: Sequence[KernelDeclaration]) -> str:
     return (
         '\n#line 1 "kernel table"\n'
         'extern "C" __attribute__((visibility("default")))\n'
-        "const emulator::Kernel* emulator_kernel(int index) {\n"
+        f"const emulator::Kernel* emulator_kernel(int index) {{\n{used}"
         f"  static const emulator::Kernel kernels[] = {{\n{rows}    {{}}}};\n"
         "  return &kernels[index];\n}\n"
     )

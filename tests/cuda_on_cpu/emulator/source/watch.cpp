@@ -63,7 +63,7 @@ const char* name_of(Space space) {
        static_cast<std::size_t>(nearest->end - nearest->start));
 }
 
-void check(const Access& access, bool aligned) {
+void check(const Access& access) {
   if (running->fiber.owns(reinterpret_cast<const void*>(access.address))) return;
   if (access.address >= program.start && access.address < program.end) return;
   Region* region = region_of(access.address);
@@ -73,9 +73,6 @@ void check(const Access& access, bool aligned) {
     fail("out of bounds: %s of %zu bytes at +%zu of %s memory %s (%zu bytes)",
          access.write ? "write" : "read", access.bytes, offset, name_of(region->space),
          region->name.c_str(), static_cast<std::size_t>(region->end - region->start));
-  if (aligned && access.address % access.bytes)
-    fail("misaligned: %s of %zu bytes at +%zu of %s memory %s", access.write ? "write" : "read",
-         access.bytes, offset, name_of(region->space), region->name.c_str());
   if (region->space == Space::kShared && !access.write)
     for (std::size_t i = 0; i < access.bytes; ++i)
       if (!region->accesses[offset + i].write)
@@ -85,13 +82,11 @@ void check(const Access& access, bool aligned) {
   if (tracing && region->space == Space::kGlobal) count_traffic(access, *region);
 }
 
-void on_access(const void* address, std::size_t bytes, bool write, bool aligned,
-               const void* instruction) {
+void on_access(const void* address, std::size_t bytes, bool write, const void* instruction) {
   if (!watching) return;
   watching = false;
   check({reinterpret_cast<std::uintptr_t>(address), bytes, write, false,
-         reinterpret_cast<std::uintptr_t>(instruction)},
-        aligned);
+         reinterpret_cast<std::uintptr_t>(instruction)});
   watching = true;
 }
 
@@ -171,8 +166,8 @@ void atomic_access(const void* address, std::size_t bytes) {
   const auto instruction = reinterpret_cast<std::uintptr_t>(__builtin_return_address(0));
   watching = false;
   synchronise(at);
-  check({at, bytes, false, true, instruction}, true);
-  check({at, bytes, true, true, instruction}, true);
+  check({at, bytes, false, true, instruction});
+  check({at, bytes, true, true, instruction});
   watching = true;
 #else
   (void)address, (void)bytes;
@@ -181,29 +176,42 @@ void atomic_access(const void* address, std::size_t bytes) {
 
 }  // namespace emulator
 
-// The names that g++ -fsanitize=thread calls.
-#define EMULATOR_ACCESS(name, bytes, write, aligned)                                  \
-  extern "C" void __tsan_##name(void* address) {                                      \
-    emulator::on_access(address, bytes, write, aligned, __builtin_return_address(0)); \
+// The names that g++ -fsanitize=thread calls. What it calls unaligned may be; what is misaligned
+// for its type is told by the call below.
+#define EMULATOR_ACCESS(name, bytes, write)                                  \
+  extern "C" void __tsan_##name(void* address) {                             \
+    emulator::on_access(address, bytes, write, __builtin_return_address(0)); \
   }
-#define EMULATOR_ACCESSES(bytes)                              \
-  EMULATOR_ACCESS(read##bytes, bytes, false, true)            \
-  EMULATOR_ACCESS(write##bytes, bytes, true, true)            \
-  EMULATOR_ACCESS(unaligned_read##bytes, bytes, false, false) \
-  EMULATOR_ACCESS(unaligned_write##bytes, bytes, true, false) \
-  EMULATOR_ACCESS(volatile_read##bytes, bytes, false, true)   \
-  EMULATOR_ACCESS(volatile_write##bytes, bytes, true, true)
+#define EMULATOR_ACCESSES(bytes)                       \
+  EMULATOR_ACCESS(read##bytes, bytes, false)           \
+  EMULATOR_ACCESS(write##bytes, bytes, true)           \
+  EMULATOR_ACCESS(unaligned_read##bytes, bytes, false) \
+  EMULATOR_ACCESS(unaligned_write##bytes, bytes, true) \
+  EMULATOR_ACCESS(volatile_read##bytes, bytes, false)  \
+  EMULATOR_ACCESS(volatile_write##bytes, bytes, true)
 EMULATOR_ACCESSES(1)
 EMULATOR_ACCESSES(2)
 EMULATOR_ACCESSES(4)
 EMULATOR_ACCESSES(8)
 EMULATOR_ACCESSES(16)
+
+// What g++ -fsanitize=alignment calls for a pointer that is misaligned for its type or null.
+struct TypeMismatch {
+  const char* file;
+  std::uint32_t line, column;
+  const struct {
+    std::uint16_t kind, info;
+    char name[1];
+  }* type;
+  unsigned char log_alignment, access_kind;
+};
+
 extern "C" {
 void __tsan_read_range(void* address, std::size_t bytes) {
-  emulator::on_access(address, bytes, false, false, __builtin_return_address(0));
+  emulator::on_access(address, bytes, false, __builtin_return_address(0));
 }
 void __tsan_write_range(void* address, std::size_t bytes) {
-  emulator::on_access(address, bytes, true, false, __builtin_return_address(0));
+  emulator::on_access(address, bytes, true, __builtin_return_address(0));
 }
 unsigned char __tsan_atomic8_load(const volatile unsigned char* guard, int) {
   return *guard;
@@ -213,4 +221,11 @@ void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
 void __tsan_vptr_update(void**, void*) {}
 void __tsan_vptr_read(void**) {}
+
+void __ubsan_handle_type_mismatch_v1(TypeMismatch* found, void* address) {
+  if (!emulator::watching) return;
+  emulator::watching = false;
+  emulator::fail("misaligned: an access as %s, which needs %u bytes of alignment, at %p in line %u",
+                 found->type->name, 1u << found->log_alignment, address, found->line);
+}
 }

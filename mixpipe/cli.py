@@ -1,4 +1,4 @@
-"""The command line: ``mixpipe train``, ``mixpipe show``, ``mixpipe doctor``."""
+"""The command line: ``mixpipe train``, ``show``, ``profile``, ``doctor``."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from mixpipe.train import (
     compare,
     comparison_figures,
     make_policy,
+    profile,
     show,
 )
 
@@ -179,6 +180,59 @@ def show_command(
     """Draw composites of anybody's data."""
     show(TrainConfig(data=data, size=size, seed=seed), k=k, layout=layout, path=output)
     console.print(f"written to {output}")
+
+
+@app.command("profile")
+def profile_command(
+    data: Data = "embedded",
+    *,
+    model: Annotated[str, typer.Option(help="As of `mixpipe train`.")] = "resnet8",
+    batch_size: Annotated[int, typer.Option(help="Constituents a step.")] = 128,
+    size: Annotated[
+        int | None, typer.Option(help="Canvas in pixels [28 embedded, else 224].")
+    ] = None,
+    k: Annotated[int, typer.Option(help="Constituents of a composite; 1: plain.")] = 2,
+    batches: Annotated[int, typer.Option(help="Batches to measure.")] = 50,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
+    threads: Annotated[int | None, typer.Option(help="Decoding threads [one a core].")] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Say where the time of a training step goes, and what bounds it."""
+    config = TrainConfig(
+        data=data,
+        model=model,
+        batch_size=batch_size,
+        size=size,
+        device=device,
+        precision=precision,
+        threads=threads,
+    )
+    options = PolicyOptions(rule="random", threshold=1.0, k=k, warmup_epochs=0)
+    policy = make_policy(options if k > 1 else PolicyOptions("plain"), config.epochs)
+    trainer = Trainer(config, policy)
+    result = profile(trainer, batches)
+    trainer.close()
+    table = Table("part", "ms a batch", "images/s")
+    parts = {f"loader: {name}": seconds for name, seconds in result.parts.items()}
+    rows = {
+        **parts,
+        "loader alone": result.loader,
+        "step alone": result.step,
+        "together": result.together,
+        "of that waiting for data": result.wait,
+    }
+    for name, seconds in rows.items():
+        table.add_row(
+            name, f"{1000 * seconds:.2f}", f"{result.constituents / max(seconds, 1e-9):.0f}"
+        )
+    console.print(table)
+    console.print(
+        f"{result.composites:.0f} composites of {result.constituents:.0f} images a batch; "
+        f"bound by the {result.bound}: {result.advice}"
+    )
+    if json_file is not None:
+        write_report(json_file, [{**asdict(result), "bound": result.bound}], [])
 
 
 @app.command()

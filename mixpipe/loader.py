@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
-import time
 import weakref
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from mixpipe.plan import (
     plan_batch,
 )
 from mixpipe.target import CompositeTarget
+from mixpipe.trace import part
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "LoaderStats", "MixLoader"]
 
@@ -48,17 +48,15 @@ class LoaderStats:
         composites: network inputs handed out.
         constituents: samples shown in them.
         decoded: images decoded for them.
-        plan_seconds: making the plans of epochs and batches.
-        decode_seconds: waiting for decoded patches; what the decoder did meanwhile is not in it.
-        compose_seconds: building the composites.
+        seconds: wall time by part. ``"plan"``: making the plans of epochs and batches;
+            ``"decode"``: waiting for decoded patches (what the decoder did while the caller was
+            busy is not in it); ``"compose"``: building the composites.
     """
 
     composites: int = 0
     constituents: int = 0
     decoded: int = 0
-    plan_seconds: float = 0.0
-    decode_seconds: float = 0.0
-    compose_seconds: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 class MixLoader:
@@ -191,9 +189,8 @@ class MixLoader:
     def plan(self) -> EpochPlan:
         """The plan of the current epoch, made when first asked for."""
         if self._plan is None:
-            start = time.perf_counter()
-            self._plan = self.policy.plan(self.table, self.epoch, self.seed)
-            self.stats.plan_seconds += time.perf_counter() - start
+            with part("plan", self.stats.seconds):
+                self._plan = self.policy.plan(self.table, self.epoch, self.seed)
         return self._plan
 
     def __len__(self) -> int:
@@ -274,24 +271,23 @@ class MixLoader:
         def jobs() -> Iterator[DecodeJob]:
             index = self.store.index
             for batch in itertools.islice(batches, start, None):
-                begin = time.perf_counter()
-                batch_plan = plan_batch(
-                    plan, batch, index.heights, index.widths, self.canvas, self.crop
-                )
+                with part("plan", self.stats.seconds):
+                    batch_plan = plan_batch(
+                        plan, batch, index.heights, index.widths, self.canvas, self.crop
+                    )
                 planned.append(batch_plan)
-                self.stats.plan_seconds += time.perf_counter() - begin
                 yield batch_plan.job
 
         self._position = start
         decoding = self._decoder.decode(jobs())
         try:
             while True:
-                begin = time.perf_counter()
-                decoded = next(decoding, None)
-                self.stats.decode_seconds += time.perf_counter() - begin
+                with part("decode", self.stats.seconds):
+                    decoded = next(decoding, None)
                 if decoded is None:
                     break
-                batch = self._compose(planned.popleft(), decoded[1])
+                with part("compose", self.stats.seconds):
+                    batch = self._compose(planned.popleft(), decoded[1])
                 self._position += 1
                 yield batch
         finally:
@@ -302,7 +298,6 @@ class MixLoader:
     def _compose(
         self, batch: BatchPlan, patches: Sequence[Tensor]
     ) -> tuple[Tensor, CompositeTarget]:
-        begin = time.perf_counter()
         images = kernels.compose(
             patches,
             torch.from_numpy(batch.source),
@@ -324,7 +319,6 @@ class MixLoader:
             regions=torch.from_numpy(batch.regions),
             epoch=self.epoch,
         ).to(self.device, non_blocking=True)
-        self.stats.compose_seconds += time.perf_counter() - begin
         self.stats.composites += len(batch.ids)
         self.stats.constituents += int(np.count_nonzero(batch.ids >= 0))
         self.stats.decoded += len(batch.job.ids)

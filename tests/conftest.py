@@ -1,6 +1,12 @@
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+
+def pytest_configure():
+    # Tests run side by side; torch's threads would wait for each other on the same cores.
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from mixpipe.nn import CompositeLoss, separate_regions
 from mixpipe.plan import Policy
 from mixpipe.report import environment, open_beside, write_json
 from mixpipe.target import CompositeTarget
+from mixpipe.trace import part
 from mixpipe.train.config import PRECISIONS, TrainConfig, learning_rate, make_optimizer, set_rate
 from mixpipe.train.models import build_model
 from mixpipe.train.sheet import draw_sheet
@@ -49,7 +50,8 @@ class RunSummary:
     """What a run came to; ``summary.json`` holds it.
 
     Accuracies are fractions of the validation images. ``seconds`` is training, decoding
-    included and evaluation left out; ``wait_seconds`` of it the step waited for its batch.
+    included and evaluation left out; ``wait_seconds`` of it the step waited for its batch, which
+    ``loader_seconds`` splits into plan, decode and compose.
     """
 
     name: str
@@ -62,9 +64,7 @@ class RunSummary:
     eval_seconds: float
     wait_seconds: float
     step_seconds: float
-    plan_seconds: float
-    decode_seconds: float
-    compose_seconds: float
+    loader_seconds: dict[str, float]
     decoded_per_second: float
     trained_per_second: float
 
@@ -146,7 +146,6 @@ class Trainer:
         seconds = sum(m.seconds for m in self.metrics)
         inputs = sum(m.network_inputs for m in self.metrics)
         decoded = sum(m.decoded for m in self.metrics)
-        stats = self.loader.stats
         return RunSummary(
             name=self.name,
             epochs=len(self.metrics),
@@ -158,9 +157,7 @@ class Trainer:
             eval_seconds=sum(m.eval_seconds for m in self.metrics),
             wait_seconds=sum(m.wait_seconds for m in self.metrics),
             step_seconds=sum(m.step_seconds for m in self.metrics),
-            plan_seconds=stats.plan_seconds,
-            decode_seconds=stats.decode_seconds,
-            compose_seconds=stats.compose_seconds,
+            loader_seconds=dict(self.loader.stats.seconds),
             decoded_per_second=decoded / seconds,
             trained_per_second=inputs / seconds,
         )
@@ -218,7 +215,7 @@ class Trainer:
     def _train_epoch(self) -> EpochMetrics:
         self.model.train()
         epoch, steps, stats = self.loader.epoch, len(self.loader), self.loader.stats
-        before = replace(stats)
+        before = replace(stats)  # the counters; `seconds` is shared and not read
         totals = torch.zeros(3, device=self.config.device)  # loss, correct, constituents
         step_seconds = 0.0
         start = time.perf_counter()
@@ -235,7 +232,7 @@ class Trainer:
                     self._draw(images, target)
                 rate = learning_rate(self.config, (epoch + step / steps) / self.config.epochs)
                 set_rate(self.optimizer.param_groups, rate)
-                totals += self._step(images, target)
+                totals += self.step(images, target)
                 step_seconds += time.perf_counter() - begin
                 if step % 20 == 0:  # reading the totals waits for the device
                     elapsed = time.perf_counter() - start
@@ -266,15 +263,18 @@ class Trainer:
             eval_seconds=time.perf_counter() - begin,
         )
 
-    def _step(self, images: Tensor, target: CompositeTarget) -> Tensor:
+    def step(self, images: Tensor, target: CompositeTarget) -> Tensor:
         """One optimiser step; the batch's loss, correct constituents and constituents."""
-        with self._autocast():
+        with part("forward"), self._autocast():
             logits = self.model(images, target.regions)
-        loss = self.loss(logits, target)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        with part("loss"):
+            loss = self.loss(logits, target)
+        with part("backward"):
+            self.optimizer.zero_grad(set_to_none=True)
+            self.scaler.scale(loss).backward()
+        with part("optimizer"):
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
         present = target.ids >= 0
         correct = (logits.detach().argmax(-1) == target.classes) & present
         return torch.stack([loss.detach(), correct.sum(), present.sum()])

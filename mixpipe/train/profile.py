@@ -1,0 +1,107 @@
+"""`mixpipe profile`: where the time of a training step goes, and what bounds the run."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import dataclass
+
+import torch
+
+from mixpipe.train.run import Trainer
+
+__all__ = ["Profile", "profile"]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Seconds a batch, measured by themselves and together.
+
+    Attributes:
+        batches: batches in each of the three measurements.
+        composites: network inputs a batch, on average.
+        constituents: source images a batch, on average.
+        parts: seconds a batch of the loader alone: ``plan``, ``decode`` and ``compose``.
+        loader: seconds a batch when nothing but the loader runs.
+        step: seconds a batch when batches are at hand and only the step runs.
+        together: seconds a batch of training.
+        wait: of these, the seconds in which the step waited for its batch.
+    """
+
+    batches: int
+    composites: float
+    constituents: float
+    parts: dict[str, float]
+    loader: float
+    step: float
+    together: float
+    wait: float
+
+    @property
+    def bound(self) -> str:
+        """What bounds the run: ``"model"``, or the loader's largest part."""
+        if self.wait < 0.1 * self.together:
+            return "model"
+        return max(self.parts, key=lambda name: self.parts[name])
+
+    @property
+    def advice(self) -> str:
+        """What would help."""
+        return {
+            "model": "the loader keeps up; fewer network inputs (a higher speed-up, a larger k) or "
+            "lower precision shorten the run",
+            "decode": "give decoding more threads or cores, store smaller images, or decode on "
+            "the GPU (device='cuda')",
+            "compose": "use a lower precision (half the bytes), or compose on the GPU",
+            "plan": "use larger batches: a batch's plan costs the same for few as for many",
+        }[self.bound]
+
+
+def profile(trainer: Trainer, batches: int = 50) -> Profile:
+    """Measure ``batches`` of the loader alone, of the step alone, and of both together.
+
+    The trainer's model and table change as in training; use it for nothing else.
+    """
+    loader = trainer.loader
+    trainer.model.train()
+    kept = list(itertools.islice(loader, 4))  # warms up both
+    for images, target in kept:
+        trainer.step(images, target)
+    stats = loader.stats
+    before = (stats.composites, stats.constituents, dict(stats.seconds))
+    begin = _now()
+    count = sum(1 for _ in itertools.islice(loader, batches))
+    alone = (_now() - begin) / count
+    parts = {name: (t - before[2][name]) / count for name, t in stats.seconds.items()}
+    composites = (stats.composites - before[0]) / count
+    constituents = (stats.constituents - before[1]) / count
+
+    begin = _now()
+    for images, target in itertools.islice(itertools.cycle(kept), count):
+        trainer.step(images, target)
+    step = (_now() - begin) / count
+
+    busy = 0.0
+    begin = _now()
+    for images, target in itertools.islice(loader, count):
+        started = _now()
+        trainer.step(images, target)
+        busy += _now() - started
+    together = (_now() - begin) / count
+    return Profile(
+        batches=count,
+        composites=composites,
+        constituents=constituents,
+        parts=parts,
+        loader=alone,
+        step=step,
+        together=together,
+        wait=together - busy / count,
+    )
+
+
+def _now() -> float:
+    """Seconds, when all that was asked of the device is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ def draw_sheet(
 
     shown = min(len(images), columns * rows)
     rows = -(-shown // columns)
-    figure = Figure(figsize=(2.2 * columns, 2.75 * rows), layout="constrained")
+    figure = Figure(figsize=(2.2 * columns, 2.4 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     scale = torch.tensor(std).view(3, 1, 1)
     offset = torch.tensor(mean).view(3, 1, 1)
@@ -56,24 +57,24 @@ def draw_sheet(
         if position >= shown:
             continue
         axes.imshow(pixels[position].numpy(), interpolation="nearest")
-        title = []
+        blended = []
         for k, colour in enumerate(_COLOURS[: labels.ids.shape[1]]):
             if labels.ids[position, k] < 0:
                 continue
             name = classes[int(labels.classes[position, k])]
-            title.append(f"{name} {labels.weights[position, k]:.2f}")
+            text = f"{name} {labels.weights[position, k]:.2f}"
             y0, x0, y1, x1 = labels.regions[position, k].tolist()
-            if y1 > y0:
-                box = Rectangle(
-                    (x0 - 0.5, y0 - 0.5),
-                    x1 - x0,
-                    y1 - y0,
-                    fill=False,
-                    ec=colour,
-                    lw=2,
-                    clip_on=False,
-                )
-                axes.add_patch(box)
-        axes.set_title("\n".join(title), fontsize=7)
+            if y1 == y0:  # a blend has no regions
+                blended.append(text)
+                continue
+            box = Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, ec=colour, lw=2)
+            axes.add_patch(box).set_clip_on(False)
+            axes.text(x0, y0, text, fontsize=6, va="top", color="black", bbox=_tag(colour))
+        axes.set_title("\n".join(blended), fontsize=7)
     with open_beside(path) as file:
         figure.savefig(file, format="png", dpi=110)
+
+
+def _tag(colour: str) -> dict[str, Any]:
+    """How a label's background looks."""
+    return {"facecolor": colour, "edgecolor": "none", "pad": 1.0, "alpha": 0.85}

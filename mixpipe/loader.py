@@ -7,6 +7,7 @@ import os
 import weakref
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mixpipe import kernels
+from mixpipe.ahead import ahead
 from mixpipe.data import Store, open_store
 from mixpipe.decode import Decoder
 from mixpipe.plan import (
@@ -278,20 +280,19 @@ class MixLoader:
                 planned.append(batch_plan)
                 yield batch_plan.job
 
+        def make() -> tuple[Tensor, CompositeTarget] | None:
+            with part("decode", self.stats.seconds):
+                decoded = next(decoding, None)
+            if decoded is None:
+                return None
+            with part("compose", self.stats.seconds):
+                return self._compose(planned.popleft(), decoded[1])
+
         self._position = start
-        decoding = self._decoder.decode(jobs())
-        try:
-            while True:
-                with part("decode", self.stats.seconds):
-                    decoded = next(decoding, None)
-                if decoded is None:
-                    break
-                with part("compose", self.stats.seconds):
-                    batch = self._compose(planned.popleft(), decoded[1])
+        with closing(self._decoder.decode(jobs())) as decoding:
+            for batch in ahead(make, self.device):
                 self._position += 1
                 yield batch
-        finally:
-            decoding.close()
         self.table.all_reduce()
         self.set_epoch(self.epoch + 1)
 
@@ -318,7 +319,9 @@ class MixLoader:
             ids=ids,
             regions=torch.from_numpy(batch.regions),
             epoch=self.epoch,
-        ).to(self.device, non_blocking=True)
+        )
+        if self.device.type == "cuda":  # only pinned memory is copied without the host waiting
+            target = target.pin_memory().to(self.device, non_blocking=True)
         self.stats.composites += len(batch.ids)
         self.stats.constituents += int(np.count_nonzero(batch.ids >= 0))
         self.stats.decoded += len(batch.job.ids)

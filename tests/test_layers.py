@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "mixpipe"
-LAYERS = ["_C", "kernels", "data", "plan", "decode", "target", "trace", "loader", "nn"]
+LAYERS = ["_C", "kernels", "data", "plan", "decode", "target", "trace", "ahead", "loader", "nn"]
 LAYERS += ["report", "train", "doctor", "cli"]
 INDEPENDENT = {"data": {"kernels"}, "plan": {"kernels", "data"}}
 

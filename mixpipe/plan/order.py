@@ -25,8 +25,7 @@ def shuffled(ids: Ids, *, seed: int, epoch: int, draw: Draw) -> Ids:
     the others left out. 8 bytes a sample beside the result.
     """
     keys = hashes(ids, seed=seed, epoch=epoch, draw=draw)
-    bits = int(ids.max()).bit_length() if len(ids) else 0
-    return _sorted_low(keys, ids, bits).astype(ids.dtype)
+    return _sorted_low(keys, ids, _bits(ids)).astype(ids.dtype)
 
 
 def random_order(ids: Ids, *, seed: int, epoch: int, draw: Draw) -> Ids:
@@ -35,15 +34,25 @@ def random_order(ids: Ids, *, seed: int, epoch: int, draw: Draw) -> Ids:
     return _sorted_low(keys, None, len(ids).bit_length()).astype(id_dtype(len(ids)))
 
 
-def by_loss(ids: Ids, losses: Losses) -> Ids:
-    """``ids`` [n] by rising loss; equal losses keep the order in which they came.
+def by_loss(ids: Ids, losses: Losses, *, seed: int, epoch: int) -> Ids:
+    """``ids`` [n] by rising loss; equal losses in random order.
 
-    losses: float32, by sample id; what rounding left below zero counts as zero.
+    losses: float32, by sample id; what rounding left below zero counts as zero. The random order is
+    as fine as the bits that are left beside loss and id: 12 of them for a million samples.
     """
-    # The bits of floats that are not negative (nor -0.0) sort as integers do.
+    # The bits of floats that are not negative (nor -0.0) sort as integers do; the sign is left out.
     keys = (np.maximum(losses[ids], 0.0) + 0.0).view(np.uint32).astype(np.uint64)
-    keys <<= np.uint64(32)
-    return ids[_sorted_low(keys, None, 32).astype(id_dtype(len(ids)))]
+    keys <<= np.uint64(33)
+    for start in range(0, len(ids), _CHUNK):
+        piece = ids[start : start + _CHUNK]
+        ties = hashes(piece, seed=seed, epoch=epoch, draw=Draw.TIES)
+        keys[start : start + len(piece)] |= ties >> np.uint64(31)
+    return _sorted_low(keys, ids, _bits(ids)).astype(ids.dtype)
+
+
+def _bits(ids: Ids) -> int:
+    """How many bits the largest id takes."""
+    return int(ids.max()).bit_length() if len(ids) else 0
 
 
 def _sorted_low(keys: npt.NDArray[np.uint64], low: Ids | None, bits: int) -> npt.NDArray[np.uint64]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from .arrays import Ids, id_dtype
 from .epoch import EpochPlan, plain_plan
-from .order import by_loss, shuffled
+from .order import by_loss
 from .policy import Policy
 from .random import Draw, uniforms
 from .rules import MeanRule, QuantileRule
@@ -141,11 +141,8 @@ class SelectiveBackprop(Policy):
         ranking = loss_ranking(table.snapshot())
         known = np.isfinite(ranking.values)
         unseen = np.flatnonzero(~known).astype(id_dtype(n))
-        # Shuffled first, so that equal losses are ranked at random.
-        ids = shuffled(
-            np.flatnonzero(known).astype(id_dtype(n)), seed=seed, epoch=epoch, draw=Draw.TIES
-        )
-        kept = self._kept(by_loss(ids, ranking.values), epoch, seed)
+        ids = np.flatnonzero(known).astype(id_dtype(n))
+        kept = self._kept(by_loss(ids, ranking.values, seed=seed, epoch=epoch), epoch, seed)
         return plain_plan(n, epoch=epoch, seed=seed, ids=np.concatenate([kept, unseen]))
 
     def _kept(self, ids: Ids, epoch: int, seed: int) -> Ids:

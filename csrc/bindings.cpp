@@ -70,61 +70,146 @@ void check_region(const Region& r, i32 height, i32 width, const std::string& nam
         std::to_string(height) + " and 0 <= x0 <= x1 <= " + std::to_string(width));
 }
 
-// The constituents of a batch as the kernel reads them, [B, K] structs of bytes. patches holds one
-// row (address, height, width, bytes a row) a patch.
-Array<u8> compose_parts(const Array<i64>& patches, const Array<i32>& source,
-                        const std::optional<Array<i32>>& regions,
-                        const std::optional<Array<i32>>& origins,
-                        const std::optional<Array<bool>>& flips,
-                        const std::optional<Array<float>>& blend, std::array<i32, 2> size) {
+// Where a constituent shows, and what of its patch: a rectangle of the region's size from (y, x).
+struct Placed {
+  i64 index;  // of the patch
+  Region region;
+  i32 y, x;
+  bool flip;
+  float weight;  // of a blend
+};
+
+// The constituents of a batch as the kernel reads them, [B, K] structs of bytes: make(placed) for
+// each that shows. `sizes` is height and width of the patches, by their index.
+template <class Part, class Sizes, class Make>
+Array<u8> make_parts(i64 count, const Sizes& sizes, const Array<i32>& source,
+                     const std::optional<Array<i32>>& regions,
+                     const std::optional<Array<i32>>& origins,
+                     const std::optional<Array<bool>>& flips,
+                     const std::optional<Array<float>>& blend, std::array<i32, 2> size,
+                     const Make& make) {
   const auto [height, width] = size;
-  const i64 batch = source.shape(0), constituents = source.shape(1), count = patches.shape(0);
-  Array<u8> bytes({batch, constituents, (i64)sizeof(ComposePart)});
-  auto* parts = reinterpret_cast<ComposePart*>(bytes.mutable_data());
+  const i64 batch = source.shape(0), constituents = source.shape(1);
+  Array<u8> bytes({batch, constituents, (i64)sizeof(Part)});
+  auto* parts = reinterpret_cast<Part*>(bytes.mutable_data());
   for (i64 b = 0; b < batch; ++b)
     for (i64 k = 0; k < constituents; ++k) {
       const i64 i = b * constituents + k;
-      ComposePart& part = parts[i] = ComposePart{};
+      parts[i] = Part{};
       const i32 index = source.data()[i];
       if (index == -1) continue;
       if (index < 0 || index >= count)
         throw py::value_error(at("source", b, k) + " is " + std::to_string(index) +
                               ", expected -1" + " (absent) or the index of one of the " +
                               std::to_string(count) + " patches");
-      Region region{0, 0, height, width};
+      Placed placed{index, {0, 0, height, width}, 0, 0, flips && flips->data()[i], 0.0f};
+      Region& region = placed.region;
       if (blend) {
-        part.weight = blend->data()[i];
+        placed.weight = blend->data()[i];
       } else {
         const i32* row = regions->data() + 4 * i;
         region = {row[0], row[1], row[2], row[3]};
         check_region(region, height, width, at("regions", b, k));
       }
       if (is_empty(region)) continue;
-      const i64* patch = patches.data() + 4 * index;
-      const i32 y = origins ? origins->data()[2 * i] : 0,
-                x = origins ? origins->data()[2 * i + 1] : 0;
+      if (origins) {
+        placed.y = origins->data()[2 * i];
+        placed.x = origins->data()[2 * i + 1];
+      }
+      const std::array<i64, 2> patch = sizes(index);
       const i32 region_height = region.y1 - region.y0, region_width = region.x1 - region.x0;
-      if (y < 0 || x < 0 || y + region_height > patch[1] || x + region_width > patch[2])
+      if (placed.y < 0 || placed.x < 0 || placed.y + region_height > patch[0] ||
+          placed.x + region_width > patch[1])
         throw py::value_error("patches[" + std::to_string(index) + "] is " +
-                              size_text(patch[1], patch[2]) + ", but " +
+                              size_text(patch[0], patch[1]) + ", but " +
                               (blend ? "a blend" : at("regions", b, k)) + " shows " +
                               size_text(region_height, region_width) + " pixels of it from (" +
-                              std::to_string(y) + ", " + std::to_string(x) + ")");
-      const bool flip = flips && flips->data()[i];
-      part.region = region;
-      part.row_stride = (i32)patch[3];
-      part.column_stride = flip ? -3 : 3;
-      part.pixels =
-          pointer<const u8>((u64)patch[0]) + y * patch[3] + 3 * (flip ? x + region_width - 1 : x);
+                              std::to_string(placed.y) + ", " + std::to_string(placed.x) + ")");
+      parts[i] = make(placed);
     }
   return bytes;
 }
 
-Launch compose(u64 parts, u64 index_map, u64 out, i32 batch, i32 constituents,
-               std::array<i32, 2> size, i32 mode, i32 dtype, i32 layout, std::array<float, 3> scale,
-               std::array<float, 3> bias) {
-  ComposeParams p{};
-  p.parts = pointer<const ComposePart>(parts);
+// patches holds one row (address, height, width, bytes a row) a patch.
+Array<u8> compose_parts(const Array<i64>& patches, const Array<i32>& source,
+                        const std::optional<Array<i32>>& regions,
+                        const std::optional<Array<i32>>& origins,
+                        const std::optional<Array<bool>>& flips,
+                        const std::optional<Array<float>>& blend, std::array<i32, 2> size) {
+  const auto row = [&](i64 index) { return patches.data() + 4 * index; };
+  return make_parts<ComposePart>(
+      patches.shape(0), [&](i64 index) { return std::array{row(index)[1], row(index)[2]}; }, source,
+      regions, origins, flips, blend, size,
+      [&](const Placed& placed) {
+        const i64* patch = row(placed.index);
+        const i32 last = placed.x + placed.region.x1 - placed.region.x0 - 1;
+        ComposePart part{};
+        part.region = placed.region;
+        part.weight = placed.weight;
+        part.row_stride = (i32)patch[3];
+        part.column_stride = placed.flip ? -3 : 3;
+        part.pixels = pointer<const u8>((u64)patch[0]) + placed.y * patch[3] +
+                      3 * (placed.flip ? last : placed.x);
+        return part;
+      });
+}
+
+// rectangles holds one row (address, height, width, bytes a row) a rectangle, windows (y0, x0, y1,
+// x1) what of it becomes a patch of the height and width in sizes.
+Array<u8> resample_parts(const Array<i64>& rectangles, const Array<float>& windows,
+                         const Array<i32>& sizes, const Array<i32>& source,
+                         const std::optional<Array<i32>>& regions,
+                         const std::optional<Array<i32>>& origins,
+                         const std::optional<Array<bool>>& flips,
+                         const std::optional<Array<float>>& blend, std::array<i32, 2> size) {
+  for (i64 i = 0; i < rectangles.shape(0); ++i) {
+    const i64* rectangle = rectangles.data() + 4 * i;
+    const float* w = windows.data() + 4 * i;
+    // Written so that NaN is wrong too.
+    if (!(w[0] >= 0 && w[1] >= 0 && w[2] > w[0] && w[3] > w[1] && w[2] <= (float)rectangle[1] &&
+          w[3] <= (float)rectangle[2]))
+      throw py::value_error("windows[" + std::to_string(i) + "] is (" + std::to_string(w[0]) +
+                            ", " + std::to_string(w[1]) + ", " + std::to_string(w[2]) + ", " +
+                            std::to_string(w[3]) + "), expected (y0, x0, y1, x1) within the " +
+                            size_text(rectangle[1], rectangle[2]) + " pixels of rectangles[" +
+                            std::to_string(i) + "]");
+    const i32* patch = sizes.data() + 2 * i;
+    if (patch[0] < 1 || patch[1] < 1)
+      throw py::value_error("sizes[" + std::to_string(i) + "] is " + size_text(patch[0], patch[1]) +
+                            ", expected at least 1 x 1");
+  }
+  return make_parts<ResamplePart>(
+      rectangles.shape(0),
+      [&](i64 index) {
+        const i32* patch = sizes.data() + 2 * index;
+        return std::array<i64, 2>{patch[0], patch[1]};
+      },
+      source, regions, origins, flips, blend, size,
+      [&](const Placed& placed) {
+        const i64* rectangle = rectangles.data() + 4 * placed.index;
+        const float* window = windows.data() + 4 * placed.index;
+        const i32* patch = sizes.data() + 2 * placed.index;
+        const Region& region = placed.region;
+        ResamplePart part{};
+        part.pixels = pointer<const u8>((u64)rectangle[0]);
+        part.row_stride = (i32)rectangle[3];
+        part.region = region;
+        part.weight = placed.weight;
+        part.y = make_axis(window[0], window[2], (i32)rectangle[1], patch[0], placed.y, region.y0,
+                           region.y1 - region.y0, false);
+        part.x = make_axis(window[1], window[3], (i32)rectangle[2], patch[1], placed.x, region.x0,
+                           region.x1 - region.x0, placed.flip);
+        return part;
+      });
+}
+
+template <class Part>
+Launch composite_launch(const char* op, void (*cpu)(const CompositeParams<Part>&, int), u64 parts,
+                        u64 index_map, u64 out, i32 batch, i32 constituents,
+                        std::array<i32, 2> size, i32 mode, i32 dtype, i32 layout,
+                        std::array<float, 3> scale, std::array<float, 3> bias) {
+  CompositeParams<Part> p{};
+  p.parts = pointer<const Part>(parts);
   p.index_map = pointer<const u8>(index_map);
   p.out = pointer<void>(out);
   p.batch = batch;
@@ -139,9 +224,23 @@ Launch compose(u64 parts, u64 index_map, u64 out, i32 batch, i32 constituents,
     p.bias[c] = bias[c];
   }
   const Geometry geometry = compose_prepare(p);
-  const std::string kernel = std::string("compose_") + dtype_name(dtype) + "_" +
-                             layout_name(layout) + (p.wide ? "_wide" : "_narrow");
-  return make_launch(kernel, p, geometry, &compose_cpu);
+  const std::string kernel = std::string(op) + "_" + dtype_name(dtype) + "_" + layout_name(layout) +
+                             (p.wide ? "_wide" : "_narrow");
+  return make_launch(kernel, p, geometry, cpu);
+}
+
+Launch compose(u64 parts, u64 index_map, u64 out, i32 batch, i32 constituents,
+               std::array<i32, 2> size, i32 mode, i32 dtype, i32 layout, std::array<float, 3> scale,
+               std::array<float, 3> bias) {
+  return composite_launch("compose", &compose_cpu, parts, index_map, out, batch, constituents, size,
+                          mode, dtype, layout, scale, bias);
+}
+
+Launch compose_resampled(u64 parts, u64 index_map, u64 out, i32 batch, i32 constituents,
+                         std::array<i32, 2> size, i32 mode, i32 dtype, i32 layout,
+                         std::array<float, 3> scale, std::array<float, 3> bias) {
+  return composite_launch("compose_resampled", &compose_resampled_cpu, parts, index_map, out, batch,
+                          constituents, size, mode, dtype, layout, scale, bias);
 }
 
 // The links and chains of mix_ as the kernels read them.
@@ -298,8 +397,9 @@ Launch dense_targets(u64 classes, u64 weights, u64 out, i32 batch, i32 constitue
   p.dtype = dtype;
   p.smoothing = smoothing;
   const Geometry geometry = targets_prepare(p);
-  return make_launch(std::string("dense_targets_") + dtype_name(dtype), p, geometry,
-                     &dense_targets_cpu);
+  const std::string kernel =
+      std::string("dense_targets_") + dtype_name(dtype) + (p.wide ? "_wide" : "_narrow");
+  return make_launch(kernel, p, geometry, &dense_targets_cpu);
 }
 
 Launch cross_entropy(u64 logits, u64 classes, u64 labels, u64 weights, u64 ids, u64 gradient,
@@ -375,10 +475,15 @@ PYBIND11_MODULE(_C, module) {
   module.def("compose_parts", &compose_parts, py::arg("patches"), py::arg("source"),
              py::arg("regions"), py::arg("origins"), py::arg("flips"), py::arg("blend"),
              py::arg("size"));
-  module.def("compose", &compose, py::kw_only(), py::arg("parts"), py::arg("index_map"),
-             py::arg("out"), py::arg("batch"), py::arg("constituents"), py::arg("size"),
-             py::arg("mode"), py::arg("dtype"), py::arg("layout"), py::arg("scale"),
-             py::arg("bias"));
+  module.def("resample_parts", &resample_parts, py::arg("rectangles"), py::arg("windows"),
+             py::arg("sizes"), py::arg("source"), py::arg("regions"), py::arg("origins"),
+             py::arg("flips"), py::arg("blend"), py::arg("size"));
+  for (const auto& [name, function] :
+       {std::pair{"compose", &compose}, std::pair{"compose_resampled", &compose_resampled}})
+    module.def(name, function, py::kw_only(), py::arg("parts"), py::arg("index_map"),
+               py::arg("out"), py::arg("batch"), py::arg("constituents"), py::arg("size"),
+               py::arg("mode"), py::arg("dtype"), py::arg("layout"), py::arg("scale"),
+               py::arg("bias"));
 
   module.def("mix_groups", &mix_groups, py::arg("regions"), py::arg("weights"), py::arg("size"));
   module.def("mix_cycles", &mix_cycles, py::arg("partners"), py::arg("regions"), py::arg("weights"),

@@ -22,11 +22,13 @@ struct ComposePart {
   i32 reserved;
 };
 
-struct ComposeParams {
+// Part: a ComposePart, or what else can show in a region.
+template <class Part>
+struct CompositeParams {
   // data
-  const ComposePart* parts;  // [B, K]
-  const u8* index_map;       // [B, H, W], kIndexMap only
-  void* out;                 // [B, 3, H, W] in the given layout, dense
+  const Part* parts;    // [B, K]
+  const u8* index_map;  // [B, H, W], kIndexMap only
+  void* out;            // [B, 3, H, W] in the given layout, dense
   // sizes
   i32 batch, constituents, height, width;
   // form
@@ -39,6 +41,7 @@ struct ComposeParams {
   i32 blocks_per_composite;
   Divisor by_vectors_per_row, by_blocks_per_composite;
 };
+using ComposeParams = CompositeParams<ComposePart>;
 
 constexpr i32 kComposeThreads = 256;
 
@@ -49,7 +52,8 @@ MIXPIPE_INLINE i32 compose_vector(i32 dtype) {
 }
 
 // Fills what follows from sizes and form: vector width, divisors, geometry.
-MIXPIPE_INLINE Geometry compose_prepare(ComposeParams& p) {
+template <class Part>
+MIXPIPE_INLINE Geometry compose_prepare(CompositeParams<Part>& p) {
   const i32 vector = compose_vector(p.dtype);
   const i32 row = p.layout == kNHWC ? 3 * p.width : p.width;
   p.wide = row % vector == 0 && (u64)p.out % 16 == 0;
@@ -66,7 +70,8 @@ MIXPIPE_INLINE const u8* part_pixel(const ComposePart& part, i32 y, i32 x) {
 }
 
 // The constituent that shows at (y, x) of composite b, or -1.
-MIXPIPE_INLINE i32 part_at(const ComposeParams& p, const ComposePart* parts, i32 b, i32 y, i32 x) {
+template <class Part>
+MIXPIPE_INLINE i32 part_at(const CompositeParams<Part>& p, const Part* parts, i32 b, i32 y, i32 x) {
   if (p.mode == kIndexMap) {
     const i32 k = p.index_map[(b * p.height + y) * p.width + x];
     return k < p.constituents && contains(parts[k].region, y, x) ? k : -1;
@@ -74,6 +79,35 @@ MIXPIPE_INLINE i32 part_at(const ComposeParams& p, const ComposePart* parts, i32
   for (i32 k = p.constituents - 1; k >= 0; --k)
     if (contains(parts[k].region, y, x)) return k;
   return -1;
+}
+
+// A stretch of a row that shows one constituent, or none: part -1.
+struct Run {
+  i32 x0, x1, part;
+};
+
+// The run of row y that starts at x.
+template <class Part>
+MIXPIPE_INLINE Run run_at(const CompositeParams<Part>& p, const Part* parts, i32 b, i32 y, i32 x) {
+  const i32 part = part_at(p, parts, b, y, x);
+  if (p.mode == kIndexMap) {
+    i32 end = x + 1;
+    while (end < p.width && part_at(p, parts, b, y, end) == part) ++end;
+    return {x, end, part};
+  }
+  // It ends where its constituent does or a later one begins.
+  i32 end = part < 0 ? p.width : parts[part].region.x1;
+  for (i32 k = part + 1; k < p.constituents; ++k) {
+    const Region& r = parts[k].region;
+    if (y >= r.y0 && y < r.y1 && r.x1 > r.x0 && r.x0 > x && r.x0 < end) end = r.x0;
+  }
+  return {x, end, part};
+}
+
+// values[channel]; an array in kernel parameters that is indexed at run time would be copied to
+// local memory.
+MIXPIPE_INLINE float of_channel(const float* values, i32 channel) {
+  return channel == 0 ? values[0] : channel == 1 ? values[1] : values[2];
 }
 
 // One element the plain way, whatever the mode; the vector paths give the same bits.
@@ -93,7 +127,7 @@ MIXPIPE_INLINE float compose_element(const ComposeParams& p, const ComposePart* 
     if (k < 0) return 0.0f;
     sum = (float)part_pixel(parts[k], y, x)[channel];
   }
-  return fused_multiply_add(sum, p.scale[channel], p.bias[channel]);
+  return fused_multiply_add(sum, of_channel(p.scale, channel), of_channel(p.bias, channel));
 }
 
 }  // namespace mixpipe

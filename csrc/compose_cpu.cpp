@@ -107,11 +107,6 @@ void fill_zero(T* to, i32 n) {
   memset((void*)to, 0, n * sizeof(T));
 }
 
-// A stretch of a row that shows one constituent (or none: part -1).
-struct Run {
-  i32 x0, x1, part;
-};
-
 // One thread's work on rows: scratch space and the canvas in hand. Streaming (kStream), only whole
 // vectors are written; the vector in which two runs meet is made element by element.
 template <class T, bool kStream>
@@ -136,39 +131,15 @@ class RowWriter {
 
   void row(i32 y) {
     y_ = y;
-    if (p_.mode == kBlend)
-      blend_row();
-    else if (p_.mode == kIndexMap)
-      mapped_row();
-    else
-      region_row();
+    if (p_.mode == kBlend) return blend_row();
+    for (i32 x = 0; x < p_.width;) {
+      const Run run = run_at(p_, parts_, b_, y_, x);
+      write(run);
+      x = run.x1;
+    }
   }
 
  private:
-  void region_row() {
-    for (i32 x = 0; x < p_.width;) {
-      // The run that starts at x ends where its constituent does or a later one begins.
-      const i32 part = part_at(p_, parts_, b_, y_, x);
-      i32 end = part < 0 ? p_.width : parts_[part].region.x1;
-      for (i32 k = part + 1; k < p_.constituents; ++k) {
-        const Region& r = parts_[k].region;
-        if (y_ >= r.y0 && y_ < r.y1 && r.x1 > r.x0 && r.x0 > x && r.x0 < end) end = r.x0;
-      }
-      write({x, end, part});
-      x = end;
-    }
-  }
-
-  void mapped_row() {
-    for (i32 x = 0; x < p_.width;) {
-      const i32 part = part_at(p_, parts_, b_, y_, x);
-      i32 end = x + 1;
-      while (end < p_.width && part_at(p_, parts_, b_, y_, end) == part) ++end;
-      write({x, end, part});
-      x = end;
-    }
-  }
-
   // Blended constituents fill the whole canvas.
   void blend_row() {
     const i32 n = 3 * p_.width;

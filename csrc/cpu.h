@@ -8,10 +8,12 @@
 #include "compose.h"
 #include "cross_entropy.h"
 #include "mix.h"
+#include "resample.h"
 #include "targets.h"
 
 #define MIXPIPE_CPU_KERNELS(DECLARE)             \
   DECLARE(compose_cpu, ComposeParams)            \
+  DECLARE(compose_resampled_cpu, ResampleParams) \
   DECLARE(mix_cpu, MixParams)                    \
   DECLARE(dense_targets_cpu, TargetsParams)      \
   DECLARE(cross_entropy_cpu, CrossEntropyParams) \

@@ -50,17 +50,24 @@ MIXPIPE_INLINE i32 cross_entropy_rows(const CrossEntropyParams& p) {
 }
 
 // A block makes one row. Its threads hold the row in registers, so that logits are read once.
-constexpr i32 kMaxCudaClasses = 24 * 1024;
+constexpr i32 kMostSoftmaxThreads = 1024;
+constexpr i32 kMaxCudaClasses = 22 * kMostSoftmaxThreads;
 constexpr i32 kSigmoidThreads = 256;
 
 // Logits that one thread of the CUDA kernel holds; the kernel is compiled for each of these.
 MIXPIPE_INLINE i32 logits_per_thread(i32 num_classes) {
-  return num_classes <= 4096 ? 4 : num_classes <= 8192 ? 8 : 24;
+  return num_classes <= 4 * kMostSoftmaxThreads   ? 4
+         : num_classes <= 8 * kMostSoftmaxThreads ? 8
+                                                  : 22;
 }
 
 MIXPIPE_INLINE Geometry cross_entropy_prepare(const CrossEntropyParams& p) {
-  const i32 threads = ceil_div(ceil_div(p.num_classes, logits_per_thread(p.num_classes)), 32) * 32;
-  return {(u32)cross_entropy_rows(p), (u32)(p.labels ? kSigmoidThreads : threads), 0};
+  i32 threads = kMostSoftmaxThreads;
+  if (p.labels)
+    threads = kSigmoidThreads;
+  else if (logits_per_thread(p.num_classes) == 4)  // as many warps as it takes
+    threads = ceil_div(p.num_classes, 4 * 32) * 32;
+  return {(u32)cross_entropy_rows(p), (u32)threads, 0};
 }
 
 // The class of constituent i = b * K + k, or -1 where it takes no part.

@@ -104,6 +104,38 @@ MIXPIPE_INLINE F8 exp2_whole8(F8 n) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
 }
 
+// Four floats: a pixel of three channels and what lies behind it.
+using F4 = __m128;
+
+MIXPIPE_INLINE F4 broadcast4(float value) {
+  return _mm_set1_ps(value);
+}
+MIXPIPE_INLINE F4 load4(const float* from) {
+  return _mm_loadu_ps(from);
+}
+MIXPIPE_INLINE void store4(float* to, F4 value) {
+  _mm_storeu_ps(to, value);
+}
+MIXPIPE_INLINE F4 multiply4(F4 a, F4 b) {
+  return _mm_mul_ps(a, b);
+}
+MIXPIPE_INLINE F4 fma4(F4 a, F4 b, F4 c) {
+  return _mm_fmadd_ps(a, b, c);
+}
+
+// The three channels of eight interleaved pixels.
+MIXPIPE_INLINE void load_pixels8(const float* from, F8* channels) {
+  const auto join = [](const float* low, const float* high) {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(load4(low)), load4(high), 1);
+  };
+  const F8 a = join(from, from + 12), b = join(from + 4, from + 16), c = join(from + 8, from + 20);
+  const F8 rg = _mm256_shuffle_ps(b, c, _MM_SHUFFLE(2, 1, 3, 2));
+  const F8 gb = _mm256_shuffle_ps(a, b, _MM_SHUFFLE(1, 0, 2, 1));
+  channels[0] = _mm256_shuffle_ps(a, rg, _MM_SHUFFLE(2, 0, 3, 0));
+  channels[1] = _mm256_shuffle_ps(gb, rg, _MM_SHUFFLE(3, 1, 2, 0));
+  channels[2] = _mm256_shuffle_ps(gb, c, _MM_SHUFFLE(3, 0, 3, 1));
+}
+
 #else
 
 struct F8 {
@@ -164,6 +196,36 @@ MIXPIPE_INLINE F8 exp2_whole8(const F8& n) {
   MIXPIPE_EACH_LANE(bits_float((u32)((i32)n.lane[i] + 127) << 23));
 }
 #undef MIXPIPE_EACH_LANE
+
+struct F4 {
+  float lane[4];
+};
+#define MIXPIPE_EACH_LANE(expression)                        \
+  F4 result;                                                 \
+  for (i32 i = 0; i < 4; ++i) result.lane[i] = (expression); \
+  return result
+
+MIXPIPE_INLINE F4 broadcast4(float value) {
+  MIXPIPE_EACH_LANE(value);
+}
+MIXPIPE_INLINE F4 load4(const float* from) {
+  MIXPIPE_EACH_LANE(from[i]);
+}
+MIXPIPE_INLINE void store4(float* to, const F4& value) {
+  for (i32 i = 0; i < 4; ++i) to[i] = value.lane[i];
+}
+MIXPIPE_INLINE F4 multiply4(const F4& a, const F4& b) {
+  MIXPIPE_EACH_LANE(a.lane[i] * b.lane[i]);
+}
+MIXPIPE_INLINE F4 fma4(const F4& a, const F4& b, const F4& c) {
+  MIXPIPE_EACH_LANE(fused_multiply_add(a.lane[i], b.lane[i], c.lane[i]));
+}
+#undef MIXPIPE_EACH_LANE
+
+// The three channels of eight interleaved pixels.
+MIXPIPE_INLINE void load_pixels8(const float* from, F8* channels) {
+  for (i32 i = 0; i < 3 * kLanes; ++i) channels[i % 3].lane[i / 3] = from[i];
+}
 
 #endif
 

@@ -52,7 +52,38 @@ def compose_parts(
     `patches` is [P, 4]: address, height, width, bytes a row.
     """
 
+def resample_parts(
+    rectangles: NDArray[np.int64],
+    windows: NDArray[np.float32],
+    sizes: NDArray[np.int32],
+    source: NDArray[np.int32],
+    regions: NDArray[np.int32] | None,
+    origins: NDArray[np.int32] | None,
+    flips: NDArray[np.bool_] | None,
+    blend: NDArray[np.float32] | None,
+    size: tuple[int, int],
+) -> NDArray[np.uint8]:
+    """Packs constituents as the kernel reads them: [B, K, bytes of a part].
+
+    `rectangles` is [P, 4]: address, height, width, bytes a row; `windows` [P, 4] of them become
+    patches of `sizes` [P, 2].
+    """
+
 def compose(
+    *,
+    parts: int,
+    index_map: int,
+    out: int,
+    batch: int,
+    constituents: int,
+    size: tuple[int, int],
+    mode: int,
+    dtype: int,
+    layout: int,
+    scale: tuple[float, ...],
+    bias: tuple[float, ...],
+) -> Launch: ...
+def compose_resampled(
     *,
     parts: int,
     index_map: int,

@@ -7,6 +7,7 @@ has a twin of the same signature in :mod:`mixpipe.kernels.reference`, in plain t
 from mixpipe.kernels.compose import compose
 from mixpipe.kernels.cross_entropy import composite_cross_entropy
 from mixpipe.kernels.mix import mix_
+from mixpipe.kernels.resample import compose_resampled
 from mixpipe.kernels.targets import dense_targets
 
-__all__ = ["compose", "composite_cross_entropy", "dense_targets", "mix_"]
+__all__ = ["compose", "compose_resampled", "composite_cross_entropy", "dense_targets", "mix_"]

@@ -5,7 +5,8 @@ source, regions, origins,    ├─► flip + normalise + cast + place ─► im
 flips (the batch's plan)    ─┘
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,6 +70,25 @@ def compose(
         TypeError, ValueError: an argument has a wrong type, dtype, shape, device or strides, or
             a region lies outside the canvas or shows more than its patch has.
     """
+    pixels = list(patches)
+    out = make_composites(pixels, source, index_map, size, dtype, channels_last, out)
+    scale, bias = scale_and_bias(mean, std)
+    torch.ops.mixpipe.compose(
+        out, pixels, source, regions, origins, flips, blend, index_map, scale, bias
+    )
+    return out
+
+
+def make_composites(
+    pixels: list[Tensor],
+    source: Tensor,
+    index_map: Tensor | None,
+    size: tuple[int, int],
+    dtype: torch.dtype,
+    channels_last: bool,
+    out: Tensor | None,
+) -> Tensor:
+    """``out``, or a new result [B, 3, H, W], on the device of the pixels."""
     check_tensor(source, "source", dtypes=torch.int32, shape=(None, None))
     batch, height, width = source.shape[0], *size
     if out is None:
@@ -78,23 +98,23 @@ def compose(
         if index_map is not None:
             device = index_map.device
         else:
-            device = patches[0].device if patches else torch.device("cpu")
-        out = torch.empty(
+            device = pixels[0].device if pixels else torch.device("cpu")
+        return torch.empty(
             (batch, 3, height, width),
             dtype=dtype,
             device=device,
             memory_format=torch.channels_last if channels_last else torch.contiguous_format,
         )
-    elif tuple(out.shape) != (batch, 3, height, width):
+    if tuple(out.shape) != (batch, 3, height, width):
         raise ValueError(
             f"out has shape {list(out.shape)}, expected [{batch}, 3, {height}, {width}]"
         )
-    scale = [1.0 / (255.0 * s) for s in std]
-    bias = [-m / s for m, s in zip(mean, std, strict=True)]
-    torch.ops.mixpipe.compose(
-        out, list(patches), source, regions, origins, flips, blend, index_map, scale, bias
-    )
     return out
+
+
+def scale_and_bias(mean: Sequence[float], std: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Per channel, of values in 0..255: what the kernels multiply by and add."""
+    return [1.0 / (255.0 * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)]
 
 
 torch.library.define(
@@ -142,6 +162,20 @@ def pack_parts(
     Returns uint8 [B, K, bytes of a part]: addresses, strides and regions with crop and mirror
     worked in. Everything wrong with a batch is found here, before a launch.
     """
+    places = check_places(out, source, regions, origins, flips, blend, index_map)
+    return _C.compose_parts(pixel_table(patches, "patches", out.device), *places)
+
+
+def check_places(
+    out: Tensor,
+    source: Tensor,
+    regions: Tensor | None,
+    origins: Tensor | None,
+    flips: Tensor | None,
+    blend: Tensor | None,
+    index_map: Tensor | None,
+) -> tuple[Any, ...]:
+    """Checks what says which patch shows where; returns it as the extension takes it."""
     cpu = torch.device("cpu")
     check_tensor(out, "out", dtypes=FLOATING, shape=(None, 3, None, None))
     check_tensor(source, "source", dtypes=torch.int32, device=cpu)
@@ -177,8 +211,7 @@ def pack_parts(
             device=out.device,
             contiguous=True,
         )
-    return _C.compose_parts(
-        _patch_table(patches, out.device),
+    return (
         source.contiguous().numpy(),
         None if blend is not None or regions is None else regions.contiguous().numpy(),
         None if origins is None else origins.contiguous().numpy(),
@@ -188,21 +221,26 @@ def pack_parts(
     )
 
 
-def _patch_table(patches: list[Tensor], device: torch.device) -> NDArray[np.int64]:
-    """int64 [P, 4]: address, height, width and bytes a row of every patch."""
-    table = np.empty((len(patches), 4), dtype=np.int64)
-    for i, patch in enumerate(patches):
-        shape, stride = patch.shape, patch.stride()
-        if patch.dtype != torch.uint8 or len(shape) != 3 or shape[2] != 3 or patch.device != device:
+def pixel_table(tensors: list[Tensor], argument: str, device: torch.device) -> NDArray[np.int64]:
+    """int64 [P, 4]: address, height, width and bytes a row of uint8 tensors [h, w, 3]."""
+    table = np.empty((len(tensors), 4), dtype=np.int64)
+    for i, pixels in enumerate(tensors):
+        shape, stride = pixels.shape, pixels.stride()
+        if (
+            pixels.dtype != torch.uint8
+            or len(shape) != 3
+            or shape[2] != 3
+            or pixels.device != device
+        ):
             check_tensor(
-                patch, f"patches[{i}]", dtypes=torch.uint8, shape=(None, None, 3), device=device
+                pixels, f"{argument}[{i}]", dtypes=torch.uint8, shape=(None, None, 3), device=device
             )
         if stride[2] != 1 or (stride[1] != 3 and shape[1] > 1) or stride[0] * shape[0] >= 2**31:
             raise ValueError(
-                f"patches[{i}] has strides {list(stride)}, expected (pitch, 3, 1) and fewer than "
-                f"2**31 bytes: pass patches[{i}].contiguous()"
+                f"{argument}[{i}] has strides {list(stride)}, expected (pitch, 3, 1) and fewer "
+                f"than 2**31 bytes: pass {argument}[{i}].contiguous()"
             )
-        table[i] = patch.data_ptr(), shape[0], shape[1], stride[0]
+        table[i] = pixels.data_ptr(), shape[0], shape[1], stride[0]
     return table
 
 
@@ -214,10 +252,11 @@ def launch(
     index_map: Tensor | None,
     scale: list[float],
     bias: list[float],
+    kernel: Callable[..., _C.Launch] = _C.compose,
 ) -> _C.Launch:
     """The kernel's parameters and launch geometry for parts that lie at an address."""
     batch, constituents = source.shape
-    return _C.compose(
+    return kernel(
         parts=parts_address,
         index_map=0 if index_map is None else index_map.data_ptr(),
         out=out.data_ptr(),

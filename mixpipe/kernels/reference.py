@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mixpipe.kernels.compose import IMAGENET_MEAN, IMAGENET_STD
 
-__all__ = ["compose", "composite_cross_entropy", "dense_targets", "mix_"]
+__all__ = ["compose", "compose_resampled", "composite_cross_entropy", "dense_targets", "mix_"]
 
 
 def _fused_multiply_add(a: Tensor, b: Tensor | float, c: Tensor | float) -> Tensor:
@@ -80,6 +80,70 @@ def compose(
         return out.copy_(result)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     return result.contiguous(memory_format=memory_format)
+
+
+def compose_resampled(
+    rectangles: Sequence[Tensor],
+    windows: Tensor,
+    sizes: Tensor,
+    source: Tensor,
+    regions: Tensor | None,
+    *,
+    size: tuple[int, int],
+    origins: Tensor | None = None,
+    flips: Tensor | None = None,
+    blend: Tensor | None = None,
+    index_map: Tensor | None = None,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    dtype: torch.dtype = torch.float32,
+    channels_last: bool = False,
+    out: Tensor | None = None,
+) -> Tensor:
+    """See :func:`mixpipe.kernels.compose_resampled`: compose, of patches that are not rounded."""
+    patches = []
+    for rectangle, window, (height, width) in zip(
+        rectangles, windows.tolist(), sizes.tolist(), strict=True
+    ):
+        rows = _resample(rectangle.float(), window[0], window[2], height)
+        patches.append(_resample(rows.swapaxes(0, 1), window[1], window[3], width).swapaxes(0, 1))
+    return compose(
+        patches,
+        source,
+        regions,
+        size=size,
+        origins=origins,
+        flips=flips,
+        blend=blend,
+        index_map=index_map,
+        mean=mean,
+        std=std,
+        dtype=dtype,
+        channels_last=channels_last,
+        out=out,
+    )
+
+
+def _resample(pixels: Tensor, low: float, high: float, size: int) -> Tensor:
+    """[low, high) of the first axis resampled to `size` with the antialiased triangle filter."""
+    extent, device = len(pixels), pixels.device
+    scale = torch.tensor((high - low) / size, device=device)
+    reach = scale.clamp(min=1)
+    taps = min(extent, int((2 * reach).ceil()))
+    position = torch.arange(size, device=device) + 0.5
+    centre = _fused_multiply_add(position, scale, low)
+    first = (centre - reach + 0.5).int().clamp(0, extent - taps)
+    weights = []
+    total = torch.zeros(size, device=device)
+    for tap in range(taps):
+        distance = (first + tap).float() + 0.5 - centre
+        weights.append(_fused_multiply_add(-distance.abs(), 1 / reach, 1.0).clamp(min=0))
+        total += weights[-1]
+    result = torch.zeros(size, *pixels.shape[1:], device=device)
+    for tap, weight in enumerate(weights):
+        share = (weight * (1 / total)).view(-1, *[1] * (pixels.dim() - 1))
+        result = _fused_multiply_add(pixels[first + tap], share, result)
+    return result
 
 
 def mix_(

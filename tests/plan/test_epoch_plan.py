@@ -95,6 +95,11 @@ def test_drop_last_leaves_full_batches(plan, batch_size, world_size, by):
         assert abs(size - batch_size) < (1 if by == "composites" else plan.max_constituents)
 
 
+def test_a_composite_that_reaches_over_the_last_edge_makes_no_batch_of_its_own():
+    plan = MixTrain(rule=QuantileRule(1.0), k=4).plan(loss_table([1.0] * 8), 1, 0)
+    assert list(plan.batches(5, by="constituents")) == [range(2)]
+
+
 def test_batches_are_a_sequence():
     batches = Plain().plan(loss_table([1.0] * 10), 0, 0).batches(4)
     assert list(batches) == [range(4), range(4, 8), range(8, 10)]

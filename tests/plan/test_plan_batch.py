@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plan_cases import POLICIES, image_sizes, loss_table, loss_tables
+from plan_cases import PAIRED, POLICIES, image_sizes, loss_table, loss_tables
 
 from mixpipe.plan import (
     Adaptive,
@@ -42,6 +42,9 @@ CROPS = [RandomResizedCrop(), RandomResizedCrop(scale=(1, 1), flip=1.0), CenterC
 canvases = st.tuples(st.integers(4, 40), st.integers(4, 40))
 
 
+MIXING = {name: policy for name, policy in POLICIES.items() if name not in PAIRED}
+
+
 @st.composite
 def planned(draw, policies=POLICIES, crops=CROPS):
     """A plan, one of its batches, the images' sizes, the canvas and the crop."""
@@ -64,8 +67,10 @@ def members(plan, i):
     return slice(int(plan.offsets[i]), int(plan.offsets[i + 1]))
 
 
-@given(planned())
-def test_shapes_dtypes_and_absent_constituents(case):
+@pytest.mark.parametrize("policies", [MIXING, PAIRED], ids=["kN to N", "N to N"])
+@given(data=st.data())
+def test_shapes_dtypes_and_absent_constituents(policies, data):
+    case = data.draw(planned(policies))
     plan, batch, _, _, _ = case
     out = in_full(case)
     b, k = len(batch), np.diff(plan.offsets)[batch].max()
@@ -116,8 +121,10 @@ def painted(regions, canvas):
     return top
 
 
-@given(planned())
-def test_regions_cover_the_canvas_and_weights_are_what_is_seen(case):
+@pytest.mark.parametrize("policies", [MIXING, PAIRED], ids=["kN to N", "N to N"])
+@given(data=st.data())
+def test_regions_cover_the_canvas_and_weights_are_what_is_seen(policies, data):
+    case = data.draw(planned(policies))
     plan, batch, _, canvas, _ = case
     out = in_full(case)
     sizes = np.diff(plan.offsets)[batch]
@@ -208,8 +215,10 @@ def where_pixels_come_from(out, row, column, canvas):
     )
 
 
-@given(planned())
-def test_every_pixel_shows_its_place_of_the_crop(case):
+@pytest.mark.parametrize("policies", [MIXING, PAIRED], ids=["kN to N", "N to N"])
+@given(data=st.data())
+def test_every_pixel_shows_its_place_of_the_crop(policies, data):
+    case = data.draw(planned(policies))
     plan, batch, (heights, widths), canvas, crop = case
     out = in_full(case)
     for row, column in np.argwhere(out.ids >= 0):
@@ -300,6 +309,18 @@ def test_pairs_are_decoded_once_in_even_batches():
         for b in plan.batches(8)
     )
     assert decoded <= 64
+
+
+def test_a_constituent_without_a_pixel_is_absent():
+    # Such a small alpha draws hardly anything but all of the base, or all of the box.
+    plan = CutMix(alpha=0.01).plan(loss_table([1.0] * 200), 0, 0)
+    out = plan_batch(plan, range(200), *image_sizes(200), (16, 16), RandomResizedCrop())
+    hidden = out.ids < 0
+    assert 100 < hidden.sum() < 200
+    assert not hidden.all(axis=1).any()
+    for name, value in [("source", -1), ("weights", 0), ("regions", 0), ("flips", False)]:
+        assert (getattr(out, name)[hidden] == value).all(), name
+    np.testing.assert_allclose(out.weights.sum(axis=1), 1.0, rtol=1e-6)
 
 
 def test_a_cut_decodes_half_of_each_crop():

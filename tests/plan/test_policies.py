@@ -94,6 +94,7 @@ def test_neighbours_mix_with_each_other(name, n, seed):
     order = Plain().plan(loss_table([1.0] * n), 0, seed).ids.tolist()
     expected = [[order[i], order[i ^ 1]] if i ^ 1 < n else [order[i]] for i in range(n)]
     assert composites(plan) == expected
+    assert plan.offsets[-1] == plan.num_constituents
     assert plan.shared
 
 
@@ -126,6 +127,18 @@ def test_the_mean_rule(table, tau, seed):
     allowed = known & (losses <= np.float32(tau * mean))
     assert not (mixed & ~allowed).any()
     assert mixed.sum() == allowed.sum() // 2 * 2
+
+
+def test_what_rounding_left_below_zero_counts_as_zero():
+    plan = MixTrain().plan(loss_table([-1e-6, 0.0, 0.0, 0.0]), 1, 0)
+    assert company(plan).tolist() == [2, 2, 2, 2]
+
+
+def test_a_sample_without_an_epoch_is_unseen_whatever_its_loss():
+    table = loss_table([1.0] * 8)
+    table.losses[:4] = 0.0
+    table.epochs[:4] = -1
+    assert company(MixTrain(rule=ALL).plan(table, 1, 0)).tolist() == [1] * 4 + [2] * 4
 
 
 @given(loss_tables(), st.floats(0.05, 1.0), st.sampled_from([2, 3, 4]), seeds)

@@ -83,9 +83,11 @@ def test_equals_the_reference_bit_for_bit(
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 300), st.integers(2, 300), st.integers(1, 80), st.integers(2, 80))
-def test_whole_rectangles_are_resized_as_torch_does(h: int, w: int, out_h: int, out_w: int) -> None:
-    """A centre at 300 pixels has an error of some 1e-5 of a pixel, which counts 255-fold. Two columns
-    at least: of one, torch returns the channels mixed up."""
+def test_whole_images_are_resized_as_torch_does(h: int, w: int, out_h: int, out_w: int) -> None:
+    """A centre at 300 pixels has an error of some 1e-5 of a pixel, which counts 255-fold.
+
+    Two columns at least: of one, torch gives the channels mixed up.
+    """
     rectangle = pixels(h, w)
     planes = rectangle.permute(2, 0, 1)[None].float().contiguous()
     theirs = F.interpolate(planes, (out_h, out_w), mode="bilinear", antialias=True)

@@ -1,4 +1,4 @@
-"""NVIDIA's compilers without a driver: NVRTC 12 and 13 through ctypes, nvcc and nvdisasm as programs.
+"""NVIDIA's compilers without a driver: NVRTC 12 and 13 through ctypes, nvcc and nvdisasm.
 
 Nothing here needs a GPU. Each is found at run time; what is missing is named, so that a test can
 skip with that reason.
@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 NVRTC_VERSIONS = (12, 13)
-# Where the wheels (nvidia-cuda-nvrtc-cu12, nvidia-cuda-nvrtc, nvidia-cuda-nvdisasm) put their files.
+# Where the wheels nvidia-cuda-nvrtc-cu12, nvidia-cuda-nvrtc and nvidia-cuda-nvdisasm put files.
 _NVRTC_FOLDERS = {12: "cuda_nvrtc/lib", 13: "cu13/lib"}
 _PROGRAM_FOLDERS = ("cu13/bin", "cuda_nvcc/bin")
 
@@ -86,8 +86,9 @@ def compile_nvrtc(
     architecture: int,
     headers: Mapping[str, str] | None = None,
     options: Sequence[str] = (),
+    machine_code: bool = True,
 ) -> tuple[bytes, str]:
-    """Compiles to machine code for one architecture. Returns the cubin and the log.
+    """Compiles for one architecture. Returns the cubin (or PTX) and the log.
 
     `headers` are the texts of what the source includes, by the name it includes them by.
     """
@@ -103,7 +104,8 @@ def compile_nvrtc(
         strings(*(text.encode() for text in headers.values())),
         strings(*(name.encode() for name in headers)),
     )
-    flags = [f"--gpu-architecture=sm_{architecture}", "--std=c++17", "-default-device", *options]
+    target = f"{'sm' if machine_code else 'compute'}_{architecture}"
+    flags = [f"--gpu-architecture={target}", "--std=c++17", "-default-device", *options]
     status = library.nvrtcCompileProgram(
         handle, len(flags), (ctypes.c_char_p * len(flags))(*(flag.encode() for flag in flags))
     )
@@ -111,7 +113,7 @@ def compile_nvrtc(
     try:
         if status:
             raise CompileError(f"NVRTC {version} for sm_{architecture}:\n{log}")
-        return _text(library, handle, "CUBIN"), log
+        return _text(library, handle, "CUBIN" if machine_code else "PTX"), log
     finally:
         library.nvrtcDestroyProgram(ctypes.byref(handle))
 

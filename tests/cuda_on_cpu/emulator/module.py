@@ -24,6 +24,7 @@ class Parameter:
 class Traffic:
     """Memory traffic in one direction; a sector is 32 bytes (source/watch.h)."""
 
+    accessed: int
     bytes: int
     sectors: int
     block_sectors: int
@@ -134,9 +135,9 @@ class Module:
         for name, (address, size) in memory.items():
             self.library.emulator_watch(address, size, name.encode())
 
-    def trace(self, on: bool) -> None:
-        """Whether a checked build counts traffic."""
-        self.library.emulator_trace(int(on))
+    def trace(self, on: bool, name: str = "") -> None:
+        """Whether a checked build counts traffic, of one watched memory or of all."""
+        self.library.emulator_trace(int(on), name.encode())
 
     def traffic(self) -> tuple[Traffic, Traffic]:
         """What the last launch read and wrote."""

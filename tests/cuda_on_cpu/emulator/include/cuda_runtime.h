@@ -6,7 +6,6 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline __attribute__((always_inline))
-#define __noinline__ __attribute__((noinline))
 #define __constant__ static
 #define __managed__ static
 #define __grid_constant__

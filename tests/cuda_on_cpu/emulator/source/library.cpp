@@ -26,8 +26,9 @@ void emulator_unwatch_everything() {
   emulator::unwatch_everything();
 }
 
-void emulator_trace(int on) {
+void emulator_trace(int on, const char* name) {
   emulator::tracing = on != 0;
+  emulator::traced_name = name;
 }
 
 emulator::Traffic emulator_traffic(int write) {

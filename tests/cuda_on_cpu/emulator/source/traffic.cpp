@@ -62,6 +62,7 @@ void count_traffic(const Access& access, Region& region) {
   for (std::uintptr_t sector = access.address / kSector;
        sector <= (access.address + access.bytes - 1) / kSector; ++sector)
     direction.touches.push_back({me.number / 32, access.instruction, execution, sector});
+  direction.total.accessed += access.bytes;
   const std::size_t first = access.address - region.start;
   for (std::size_t i = first; i < first + access.bytes; ++i) {
     direction.total.bytes += !(region.touched[i] & bit);

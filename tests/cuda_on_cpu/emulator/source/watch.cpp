@@ -8,6 +8,7 @@ namespace emulator {
 
 bool watching = false;
 bool tracing = false;
+std::string traced_name;
 
 namespace {
 
@@ -79,7 +80,8 @@ void check(const Access& access) {
         fail("uninitialised: read of shared memory %s at +%zu, never written by this block",
              region->name.c_str(), offset + i);
   check_order(access, *region);
-  if (tracing && region->space == Space::kGlobal) count_traffic(access, *region);
+  if (!tracing || region->space != Space::kGlobal) return;
+  if (traced_name.empty() || traced_name == region->name) count_traffic(access, *region);
 }
 
 void on_access(const void* address, std::size_t bytes, bool write, const void* instruction) {
@@ -213,8 +215,14 @@ void __tsan_read_range(void* address, std::size_t bytes) {
 void __tsan_write_range(void* address, std::size_t bytes) {
   emulator::on_access(address, bytes, true, __builtin_return_address(0));
 }
-unsigned char __tsan_atomic8_load(const volatile unsigned char* guard, int) {
-  return *guard;
+// Host code of a program: guards of static variables, reference counts of shared pointers.
+unsigned char __tsan_atomic8_load(const volatile unsigned char* address, int) { return *address; }
+int __tsan_atomic32_load(const volatile int* address, int) { return *address; }
+long __tsan_atomic64_load(const volatile long* address, int) { return *address; }
+int __tsan_atomic32_fetch_add(volatile int* address, int value, int) {
+  const int old = *address;
+  *address = old + value;
+  return old;
 }
 void __tsan_init() {}
 void __tsan_func_entry(void*) {}

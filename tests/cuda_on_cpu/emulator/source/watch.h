@@ -40,8 +40,9 @@ struct Access {
   std::uintptr_t instruction;
 };
 
-extern bool watching;  // a kernel's own code is running
-extern bool tracing;   // count traffic
+extern bool watching;            // a kernel's own code is running
+extern bool tracing;             // count traffic
+extern std::string traced_name;  // of this memory only; empty: of all global memory
 
 void watch_global(const void* start, std::size_t bytes, const char* name);
 void watch_shared(const void* start, std::size_t bytes);
@@ -62,6 +63,7 @@ void forget_moments();
 
 // traffic.cpp
 struct Traffic {
+  std::uint64_t accessed;         // bytes of all accesses
   std::uint64_t bytes;            // distinct bytes touched
   std::uint64_t sectors;          // distinct 32-byte sectors, in the launch
   std::uint64_t block_sectors;    // distinct in each block, summed: no reuse between blocks

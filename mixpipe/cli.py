@@ -1,4 +1,4 @@
-"""The command line: ``mixpipe train``, ``show``, ``profile``, ``doctor``."""
+"""The command line: ``mixpipe train``, ``show``, ``profile``, ``bench``, ``doctor``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from mixpipe.bench import bench
 from mixpipe.doctor import diagnose
 from mixpipe.report import environment, write_report
 from mixpipe.train import (
@@ -34,6 +35,7 @@ app = typer.Typer(
     add_completion=False,
     help="Train image networks on composites: several images in one network input.",
 )
+app.add_typer(bench, name="bench")
 console = Console(highlight=False, soft_wrap=True)
 Data = Annotated[
     str, typer.Argument(help="'embedded', or a folder with train/CLASS/*.jpg and val/CLASS/*.jpg.")

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "mixpipe"
 LAYERS = ["_C", "kernels", "data", "plan", "decode", "target", "trace", "ahead", "loader", "nn"]
-LAYERS += ["report", "train", "doctor", "cli"]
+LAYERS += ["report", "train", "bench", "doctor", "cli"]
 INDEPENDENT = {"data": {"kernels"}, "plan": {"kernels", "data"}}
 
 

@@ -18,6 +18,7 @@ from mixpipe.plan import CenterCrop, Crop, Plain, Policy, RandomResizedCrop
 __all__ = ["OPTIMIZERS", "PRECISIONS", "TrainConfig", "learning_rate", "make_optimizer"]
 
 EMBEDDED = "embedded"
+SMALL = 64  # pixels
 OPTIMIZERS = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3}  # name: default rate at 128
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -27,11 +28,14 @@ class TrainConfig:
     """What a run trains on, with what, and for how long. The command line has the same names.
 
     Attributes:
-        data: ``"embedded"``, or a folder with ``train/CLASS/*.jpg`` and ``val/CLASS/*.jpg``.
+        data: ``"embedded"``, or a folder (or tar) with ``train/CLASS/*.jpg`` and
+            ``val/CLASS/*.jpg``.
         model: a name of :func:`mixpipe.train.models.build_model`.
         epochs: passes over the training set.
         batch_size: composites or constituents a step, as the policy counts.
-        size: the canvas in pixels; None: 28 for the embedded images, else 224.
+        val_split: the name of the folder to evaluate on.
+        size: the canvas in pixels; None: 28 for the embedded images, else 224. Up to 64 the images
+            are taken to be small: they are cropped mildly, and evaluated whole.
         optimizer: one of ``OPTIMIZERS``.
         lr: the highest learning rate; None: the optimiser's default, scaled with the batch size.
         weight_decay: decoupled in adamw, else the usual L2 term; not on biases and norms.
@@ -44,6 +48,7 @@ class TrainConfig:
     """
 
     data: str = EMBEDDED
+    val_split: str = "val"
     model: str = "resnet8"
     epochs: int = 16
     batch_size: int = 128
@@ -70,6 +75,9 @@ class TrainConfig:
             raise ValueError(f"precision: expected one of {list(PRECISIONS)}, got {self.precision}")
         if not 0.0 <= self.warmup < 1.0:
             raise ValueError(f"warmup: expected 0 <= value < 1, got {self.warmup}")
+
+    def require_device(self) -> None:
+        """Raise ``ValueError`` where ``device`` is not on this machine."""
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(
                 f"device: {self.device!r} needs a CUDA device and torch finds none; "
@@ -85,17 +93,20 @@ class TrainConfig:
         """The canvas's height and width in pixels."""
         return self.size or (28 if self.data == EMBEDDED else 224)
 
+    @property
+    def small(self) -> bool:
+        """Whether images are small: cropped mildly, evaluated whole."""
+        return self.canvas <= SMALL
+
     def train_loader(self, policy: Policy) -> MixLoader:
         """The training images, mixed by ``policy``."""
-        crop: Crop = RandomResizedCrop()
-        if self.data == EMBEDDED:  # small and centred: a mild crop
-            crop = RandomResizedCrop(scale=(0.6, 1.0))
+        crop = RandomResizedCrop(scale=(0.6, 1.0)) if self.small else RandomResizedCrop()
         return self._loader("train", policy, crop)
 
     def val_loader(self, classes: tuple[str, ...]) -> MixLoader:
         """The validation images, unmixed, with the training set's classes."""
-        crop = CenterCrop(resize=self.canvas) if self.data == EMBEDDED else None
-        return self._loader("val", Plain(shuffle=False), crop, classes)
+        crop = CenterCrop(resize=self.canvas) if self.small else None
+        return self._loader(self.val_split, Plain(shuffle=False), crop, classes)
 
     def _loader(
         self,
@@ -104,6 +115,7 @@ class TrainConfig:
         crop: Crop | None,
         classes: tuple[str, ...] | None = None,
     ) -> MixLoader:
+        self.require_device()
         mean, std = IMAGENET_MEAN, IMAGENET_STD
         if self.data == EMBEDDED:
             mean, std = (0.286,) * 3, (0.353,) * 3  # of Fashion-MNIST's training images
@@ -126,13 +138,12 @@ class TrainConfig:
     def _store(self, split: str, classes: tuple[str, ...] | None) -> Store:
         if self.data == EMBEDDED:
             return embedded("train" if split == "train" else "test")
-        folder = Path(self.data) / split
-        if not folder.is_dir():
+        if not Path(self.data).exists():
             raise FileNotFoundError(
-                f"data: {folder} is not a folder; expected {self.data}/train/CLASS/*.jpg and "
-                f"{self.data}/val/CLASS/*.jpg"
+                f"data: {self.data} is not there; expected 'embedded', or a folder or tar with "
+                f"train/CLASS/*.jpg and {self.val_split}/CLASS/*.jpg"
             )
-        return open_store(folder, classes=classes)
+        return open_store(self.data, split, classes=classes)
 
 
 def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:

@@ -34,7 +34,9 @@ LAYOUTS = ("default", "cutmix", "mixup")
 
 @dataclass(frozen=True)
 class PolicyOptions:
-    """What the command line says about a policy; all but ``name`` and ``final`` are MixTrain's.
+    """What the command line says about a policy.
+
+    MixTrain takes all of it, the pruning policies ``speedup``, and the others at most ``final``.
 
     Attributes:
         name: one of ``POLICIES``.
@@ -83,9 +85,9 @@ def make_policy(options: PolicyOptions, epochs: int) -> Policy:
         kind = MixUp if options.name == "mixup" else CutMix
         return kind(plain_from=plain_from)
     if options.name == "infobatch":
-        return InfoBatch(epochs=epochs)
+        return InfoBatch(epochs=epochs, speedup=options.speedup)
     if options.name == "selective":
-        return SelectiveBackprop()
+        return SelectiveBackprop(speedup=options.speedup, epochs=epochs, final=options.final)
     return _mixtrain(options, epochs)
 
 

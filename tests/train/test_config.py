@@ -54,12 +54,16 @@ def test_settings_that_cannot_work_are_named(settings, message):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here the device exists")
 def test_a_missing_gpu_is_said_at_once():
     with pytest.raises(ValueError, match="device: 'cuda' needs a CUDA device.*mixpipe doctor"):
-        TrainConfig(device="cuda")
+        TrainConfig(device="cuda").train_loader(make_policy(PolicyOptions("plain"), 1))
 
 
 def test_a_folder_without_splits_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"data: .*/train is not a folder; expected"):
+    with pytest.raises(ValueError, match=r"/train: there is no such folder; expected"):
         TrainConfig(data=str(tmp_path)).train_loader(make_policy(PolicyOptions("plain"), 1))
+    with pytest.raises(FileNotFoundError, match=r"data: .*nowhere is not there; expected"):
+        TrainConfig(data=str(tmp_path / "nowhere")).train_loader(
+            make_policy(PolicyOptions("plain"), 1)
+        )
 
 
 @pytest.mark.parametrize(

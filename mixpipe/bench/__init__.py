@@ -1,0 +1,5 @@
+"""`mixpipe bench`: measurements that anybody can repeat."""
+
+from mixpipe.bench.cli import bench
+
+__all__ = ["bench"]

@@ -1,0 +1,82 @@
+"""The commands below ``mixpipe bench``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mixpipe.bench import method
+from mixpipe.report import Figure, write_report
+
+__all__ = ["bench"]
+
+bench = typer.Typer(no_args_is_help=True, help="Measure, against everything else.")
+console = Console(highlight=False, soft_wrap=True)
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the results here.")]
+
+
+@bench.command("method")
+def method_command(
+    preset: Annotated[str, typer.Option(help=f"One of {', '.join(method.PRESETS)}.")] = "quick",
+    data: Annotated[
+        str | None, typer.Option(help="Image folder, or Fashion-MNIST's original files.")
+    ] = None,
+    runs: Annotated[
+        Path | None, typer.Option(help="Folder of finished runs [runs/method-PRESET].")
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Rows to run [all].")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Runs of each row [the preset's].")] = None,
+    val_split: Annotated[
+        str | None, typer.Option(help="Evaluate on this split [the preset's: the test set].")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda [the preset's].")] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Train by MixTrain and by its rivals, at equal cost, over seeds; goes on where it stopped."""
+    if preset not in method.PRESETS:
+        raise ValueError(f"--preset: expected one of {', '.join(method.PRESETS)}, got {preset!r}")
+    chosen = method.PRESETS[preset]
+    finished = method.run_preset(
+        chosen,
+        runs or Path("runs") / f"method-{preset}",
+        data=data,
+        only=only or (),
+        seeds=seeds,
+        val_split=val_split,
+        device=device,
+        progress=console.is_terminal,
+    )
+    rows = method.summarise(finished)
+    figures = method.method_figures(rows)
+    columns = ("way", "accuracy %", "±", "network inputs", "saved", "steps", "seconds", "seeds")
+    table = Table(*columns, title=chosen.about)
+    for row in rows:
+        deviation = "" if row["deviation"] is None else f"{row['deviation']:.2f}"
+        table.add_row(
+            row["name"],
+            f"{row['accuracy']:.2f}",
+            deviation,
+            f"{row['network_inputs']:.0f}",
+            f"{row['saved']:.2f}×",
+            f"{row['steps']:.0f}",
+            f"{row['seconds']:.0f}",
+            str(row["seeds"]),
+        )
+    console.print(table)
+    print_figures(figures)
+    if json_file is not None:
+        write_report(json_file, rows, figures)
+        method.draw(json_file.with_suffix(".png"), rows, chosen.about)
+        console.print(f"written to {json_file} and {json_file.with_suffix('.png')}")
+
+
+def print_figures(figures: list[Figure]) -> None:
+    """A line a figure: its value, its goal, and whether that is met."""
+    for figure in figures:
+        met = {None: "", True: ", met", False: ", [red]missed[/]"}[figure.met]
+        goal = f" (goal {figure.goal}{met})" if figure.goal else ""
+        console.print(f"{figure.name}: {figure.value:.3g}{goal}")

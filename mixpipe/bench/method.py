@@ -1,0 +1,301 @@
+"""`mixpipe bench method`: MixTrain beside its rivals, over seeds, at equal cost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from tqdm.auto import tqdm
+
+from mixpipe.bench.fashion import build_tar
+from mixpipe.report import Figure, open_beside, write_json
+from mixpipe.train import PolicyOptions, TrainConfig, Trainer, make_policy
+
+__all__ = ["PRESETS", "Preset", "Row", "draw", "method_figures", "run_preset", "summarise"]
+
+FASHION = "/usr/share/datasets/fashion-mnist"
+TIERS = ((2, 1.0), (4, 0.3))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way of training.
+
+    Attributes:
+        name: what the table calls it.
+        options: its policy.
+        shortened: plain for so many times fewer epochs; 1: full length.
+    """
+
+    name: str
+    options: PolicyOptions
+    shortened: float = 1.0
+
+
+def _mixed(speedup: float, **more: Any) -> PolicyOptions:
+    return PolicyOptions(speedup=speedup, tiers=TIERS, **more)
+
+
+PLAIN = Row("plain", PolicyOptions("plain"))
+# Each rival at a cost that MixTrain is measured at too.
+RIVALS = (
+    PLAIN,
+    *(Row(f"plain-shortened {s}", PolicyOptions("plain"), s) for s in (1.4, 1.6, 1.8, 2.2)),
+    Row("pixel blend 1.8", PolicyOptions(speedup=1.8, rule="random", layout="mixup")),
+    Row("CutMix halves 1.8", PolicyOptions(speedup=1.8, rule="random", layout="cutmix")),
+    Row("random subset 1.6", PolicyOptions(speedup=1.6, rule="random")),
+    Row("InfoBatch 1.4", PolicyOptions("infobatch", speedup=1.4)),
+    Row("InfoBatch 1.6", PolicyOptions("infobatch", speedup=1.6)),
+    Row("Selective-Backprop 1.6", PolicyOptions("selective", speedup=1.6)),
+)
+MIXTRAIN = (
+    Row("MixTrain 1.4", PolicyOptions(speedup=1.4)),
+    Row("MixTrain 1.6", _mixed(1.6)),
+    Row("MixTrain 1.8", _mixed(1.8, final=0.1)),
+    Row("MixTrain + drop 2.2", _mixed(2.2, drop=0.5)),
+)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A comparison.
+
+    Attributes:
+        about: a sentence for the table's head.
+        config: the settings of all runs; the seed is set for each.
+        rows: what is compared; the first is plain training at full length.
+        seeds: so many runs of each row.
+        fashion: the splits to take from Fashion-MNIST's original files, where those are the data.
+    """
+
+    about: str
+    config: TrainConfig
+    rows: tuple[Row, ...] = RIVALS + MIXTRAIN
+    seeds: int = 3
+    fashion: Mapping[str, tuple[str, slice]] = field(default_factory=dict)
+
+
+SMALL = TrainConfig(model="resnet8", epochs=38, batch_size=128, size=28, val_split="test")
+# Settings are chosen on "val", which no run trains on; "test" is read for the table.
+FASHION_PART = {
+    "train": ("train", slice(0, 2000)),
+    "val": ("train", slice(2000, 2500)),
+    "test": ("t10k", slice(None)),
+}
+FASHION_ALL = {"train": ("train", slice(None)), "test": ("t10k", slice(None))}
+
+PRESETS: dict[str, Preset] = {
+    "quick": Preset(
+        "10,000 embedded images, a few epochs: shows that the command works, not what is better",
+        replace(SMALL, epochs=6),
+        rows=(PLAIN, Row("plain-shortened 1.6", PolicyOptions("plain"), 1.6), MIXTRAIN[1]),
+        seeds=1,
+    ),
+    "fashion": Preset("20,000 training and all 10,000 test images", SMALL, fashion=FASHION_PART),
+    "fashion-full": Preset(
+        "all 60,000 training and 10,000 test images",
+        SMALL,
+        rows=(PLAIN, Row("plain-shortened 1.8", PolicyOptions("plain"), 1.8), MIXTRAIN[2]),
+        seeds=1,
+        fashion=FASHION_ALL,
+    ),
+    "cifar10": Preset(
+        "CIFAR-10 as an image folder",
+        replace(SMALL, model="resnet20", epochs=200, size=32),
+        seeds=3,
+    ),
+    "imagenet": Preset(
+        "ImageNet as an image folder",
+        TrainConfig(
+            model="resnet50",
+            epochs=90,
+            batch_size=256,
+            size=224,
+            label_smoothing=0.1,
+            weight_decay=5e-5,
+            device="cuda",
+            precision="bfloat16",
+        ),
+        seeds=1,
+    ),
+}
+
+
+def run_preset(
+    preset: Preset,
+    folder: str | os.PathLike[str],
+    *,
+    data: str | None = None,
+    only: Sequence[str] = (),
+    seeds: int | None = None,
+    val_split: str | None = None,
+    device: str | None = None,
+    progress: bool = True,
+) -> list[dict[str, Any]]:
+    """Run what is not yet in ``folder``, a file a run; a comparison cut short goes on there.
+
+    Args:
+        preset: what to run.
+        folder: holds the finished runs.
+        data: where the data is; by default the embedded images, or Debian's Fashion-MNIST.
+        only: the names of rows to run; by default all.
+        seeds: runs of each row; by default the preset's.
+        val_split: evaluate on this split instead of the preset's.
+        device: train there instead.
+        progress: show a progress bar.
+
+    Returns:
+        The runs: a `RunSummary`'s values, with ``row`` and ``seed``.
+
+    Raises:
+        ValueError: ``only`` names a row that the preset has not.
+    """
+    rows = [row for row in preset.rows if not only or row.name in only]
+    unknown = set(only) - {row.name for row in preset.rows}
+    if unknown:
+        names = ", ".join(row.name for row in preset.rows)
+        raise ValueError(f"only: no row {sorted(unknown)}; expected some of {names}")
+    config = preset.config
+    if preset.fashion:
+        config = replace(config, data=_fashion_tar(data or FASHION, preset.fashion))
+    elif data is not None:
+        config = replace(config, data=data)
+    config = replace(
+        config, val_split=val_split or config.val_split, device=device or config.device
+    )
+    work = [(row, seed) for seed in range(seeds or preset.seeds) for row in rows]
+    runs = []
+    with tqdm(work, unit="run", disable=not progress) as bar:
+        for row, seed in bar:
+            bar.set_description(f"{row.name}, seed {seed}")
+            runs.append(_run(row, replace(config, seed=seed), Path(folder), progress))
+    return runs
+
+
+def summarise(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A table row for each way of training: means and standard deviations over its seeds."""
+    rows = []
+    for name in dict.fromkeys(run["row"] for run in runs):
+        same = [run for run in runs if run["row"] == name]
+        accuracies = [100 * run["accuracy"] for run in same]
+        inputs = statistics.fmean(run["network_inputs"] for run in same)
+        rows.append(
+            {
+                "name": name,
+                "seeds": len(same),
+                "accuracy": statistics.fmean(accuracies),
+                "deviation": statistics.stdev(accuracies) if len(same) > 1 else None,
+                "network_inputs": inputs,
+                "saved": _full_inputs(runs) / inputs,
+                **{
+                    key: statistics.fmean(run[key] for run in same)
+                    for key in ("steps", "seconds", "wait_seconds", "decoded_per_second")
+                },
+            }
+        )
+    return rows
+
+
+def method_figures(rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
+    """The figures that the method is judged by, of those rows that were run."""
+    by_name = {row["name"]: row for row in rows}
+
+    def gap(name: str, other: str) -> float:
+        return float(by_name[name]["accuracy"] - by_name[other]["accuracy"])
+
+    wanted = [
+        ("MixTrain 1.8", "plain", ">= -0.3"),
+        ("MixTrain 1.8", "plain-shortened 1.8", ">= 0.0"),
+        ("MixTrain 1.6", "plain", ">= -0.15"),
+        ("MixTrain 1.6", "plain-shortened 1.6", ">= 0.0"),
+        ("MixTrain 1.4", "InfoBatch 1.4", ">= 0.0"),
+        ("MixTrain 1.6", "InfoBatch 1.6", ">= 0.0"),
+        ("MixTrain + drop 2.2", "plain", ">= -0.3"),
+    ]
+    figures = [
+        Figure(f"{one} minus {other}, points of accuracy", gap(one, other), goal)
+        for one, other, goal in wanted
+        if one in by_name and other in by_name
+    ]
+    for row in rows:
+        if row["name"].startswith("MixTrain") and "plain" in by_name:
+            seconds = by_name["plain"]["seconds"] / row["seconds"]
+            figures.append(
+                Figure(
+                    f"{row['name']}: speed-up in seconds over that in network inputs",
+                    seconds / row["saved"],
+                    ">= 0.9",
+                )
+            )
+    return figures
+
+
+def draw(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], title: str) -> None:
+    """Draw accuracy against cost into a PNG file; bars are one standard deviation."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Canvas
+
+    figure = Canvas(figsize=(8, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    styles = {"plain": ("o", "black"), "MixTrain": ("D", "tab:orange")}
+    full = _full_inputs([{"row": row["name"], **row} for row in rows])
+    for row in rows:
+        marker, colour = styles.get(row["name"].split()[0].split("-")[0], ("s", "tab:blue"))
+        cost = row["network_inputs"] / full
+        axes.errorbar(
+            cost, row["accuracy"], yerr=row["deviation"] or 0, fmt=marker, color=colour, capsize=3
+        )
+        axes.annotate(
+            row["name"], (cost, row["accuracy"]), (4, 4), textcoords="offset points", fontsize=7
+        )
+    axes.set(xlabel="network inputs, as a share of plain training's", ylabel="accuracy %")
+    axes.set_title(title, fontsize=9)
+    axes.grid(alpha=0.3)
+    with open_beside(path) as file:
+        figure.savefig(file, format="png", dpi=120)
+
+
+def _run(row: Row, config: TrainConfig, folder: Path, progress: bool) -> dict[str, Any]:
+    """One run, or what is known of it from before."""
+    if row.shortened != 1.0:
+        config = replace(config, epochs=max(1, round(config.epochs / row.shortened)))
+    settings = {"config": config.as_dict(), "options": asdict(row.options)}
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    name = "".join(c if c.isalnum() else "-" for c in row.name)
+    path = folder / f"{name}-seed{config.seed}-{key}.json"
+    if not path.exists():
+        policy = make_policy(row.options, config.epochs)
+        trainer = Trainer(config, policy, name=row.name, progress=progress)
+        try:
+            summary = trainer.fit()
+        finally:
+            trainer.close()
+        result = {"row": row.name, "seed": config.seed, **asdict(summary), **settings}
+        write_json(path, result)
+    known: dict[str, Any] = json.loads(path.read_text())
+    return known
+
+
+def _full_inputs(runs: Sequence[Mapping[str, Any]]) -> float:
+    """Network inputs of plain training at full length; NaN where it was not run."""
+    full = [run["network_inputs"] for run in runs if run["row"] == PLAIN.name]
+    return statistics.fmean(full) if full else math.nan
+
+
+def _fashion_tar(folder: str, splits: Mapping[str, tuple[str, slice]]) -> str:
+    """The tar of these splits in the cache folder, made when it is not there."""
+    key = hashlib.sha256(repr(sorted(splits.items())).encode()).hexdigest()[:12]
+    path = Path(platformdirs.user_cache_dir("mixpipe")) / f"fashion-mnist-{key}.tar"
+    if not path.exists():
+        with open_beside(path) as file:
+            file.write(build_tar(folder, splits))
+    return str(path)

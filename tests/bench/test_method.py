@@ -1,0 +1,116 @@
+import gzip
+import json
+import tarfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from mixpipe import cli
+from mixpipe.bench import method
+from mixpipe.bench.fashion import CLASSES, build_tar
+from mixpipe.train import PolicyOptions, TrainConfig
+
+
+@pytest.fixture
+def preset(folder):
+    config = TrainConfig(data=str(folder), size=28, epochs=4, batch_size=16, threads=1)
+    rows = (
+        method.PLAIN,
+        method.Row("plain-shortened 1.6", PolicyOptions("plain"), 1.6),
+        method.Row("MixTrain 1.6", PolicyOptions(speedup=1.3)),
+    )
+    return method.Preset("shapes", config, rows=rows, seeds=2)
+
+
+def test_runs_are_kept_and_not_run_again(preset, tmp_path):
+    first = method.run_preset(preset, tmp_path, seeds=1, progress=False)
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert len(files) == 3
+    both = method.run_preset(preset, tmp_path, progress=False)
+    assert both[:3] == first
+    assert len(both) == 6
+    assert all(path.stat().st_mtime_ns == time for path, time in files.items())
+    # Other settings are other runs.
+    changed = replace(preset, config=replace(preset.config, epochs=3))
+    assert (
+        method.run_preset(changed, tmp_path, only=["plain"], seeds=1, progress=False) != first[:1]
+    )
+    with pytest.raises(ValueError, match="only: no row \\['fast'\\]; expected some of plain"):
+        method.run_preset(preset, tmp_path, only=["fast"])
+
+
+def test_rows_and_figures_say_what_the_runs_were(preset, tmp_path):
+    runs = method.run_preset(preset, tmp_path, progress=False)
+    rows = {row["name"]: row for row in method.summarise(runs)}
+    plain, shortened, mixed = rows.values()
+    assert plain["saved"] == 1.0
+    assert shortened["saved"] == 4 / 2
+    assert 1.2 < mixed["saved"] < 1.4
+    accuracies = [100 * run["accuracy"] for run in runs if run["row"] == "plain"]
+    assert plain["accuracy"] == pytest.approx(np.mean(accuracies))
+    assert plain["deviation"] == pytest.approx(np.std(accuracies, ddof=1))
+    figures = {figure.name: figure for figure in method.method_figures(list(rows.values()))}
+    gap = figures["MixTrain 1.6 minus plain, points of accuracy"]
+    assert gap.value == pytest.approx(mixed["accuracy"] - plain["accuracy"])
+    assert gap.goal == ">= -0.15"
+    assert any("speed-up in seconds" in name for name in figures)
+
+
+def test_the_command_writes_report_and_plot(preset, tmp_path, monkeypatch):
+    monkeypatch.setitem(method.PRESETS, "shapes", preset)
+    report = tmp_path / "method-shapes.json"
+    arguments = [
+        "bench",
+        "method",
+        "--preset",
+        "shapes",
+        "--seeds",
+        "1",
+        "--runs",
+        tmp_path / "runs",
+    ]
+    result = CliRunner().invoke(cli.app, [*map(str, arguments), "--json", str(report)])
+    assert result.exit_code == 0, result.output
+    assert json.loads(report.read_text())["rows"][0]["name"] == "plain"
+    with Image.open(report.with_suffix(".png")) as plot:
+        assert plot.size[0] > 500
+    assert "saved" in result.output
+
+
+@pytest.mark.parametrize("name", method.PRESETS)
+def test_every_preset_can_be_made(name):
+    preset = method.PRESETS[name]
+    for row in preset.rows:
+        assert method.make_policy(row.options, preset.config.epochs)
+    assert preset.rows[0] == method.PLAIN
+
+
+def write_idx(folder, prefix, images, labels):
+    for kind, array, magic in (("images-idx3", images, 2051), ("labels-idx1", labels, 2049)):
+        head = np.array([magic, *array.shape], dtype=">i4").tobytes()
+        path = folder / f"{prefix}-{kind}-ubyte.gz"
+        path.write_bytes(gzip.compress(head + array.tobytes()))
+
+
+def test_original_files_become_a_tar_of_images(tmp_path):
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (40, 28, 28), dtype=np.uint8)
+    labels = (np.arange(40) % 10).astype(np.uint8)
+    write_idx(tmp_path, "train", images, labels)
+    splits = {"train": ("train", slice(0, 3)), "val": ("train", slice(3, 4))}
+    (tmp_path / "out.tar").write_bytes(build_tar(tmp_path, splits))
+    with tarfile.open(tmp_path / "out.tar") as tar:
+        names = tar.getnames()
+        assert len([name for name in names if name.startswith("train/")]) == 30
+        assert len([name for name in names if name.startswith("val/")]) == 10
+        place = 17
+        member = tar.extractfile(f"train/{CLASSES[7]}/{place:05d}.png")
+        assert np.array_equal(np.asarray(Image.open(member)), images[place])
+    with pytest.raises(FileNotFoundError, match="t10k-images.*expected Fashion-MNIST's original"):
+        build_tar(tmp_path, {"test": ("t10k", slice(None))})
+    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"\0" * 64))
+    with pytest.raises(ValueError, match="expected an IDX file with magic number 2051, got 0"):
+        build_tar(tmp_path, {"test": ("t10k", slice(None))})

@@ -297,10 +297,14 @@ class MixLoader:
         self.set_epoch(self.epoch + 1)
 
     def _compose(
-        self, batch: BatchPlan, patches: Sequence[Tensor]
+        self, batch: BatchPlan, rectangles: Sequence[Tensor]
     ) -> tuple[Tensor, CompositeTarget]:
-        images = kernels.compose(
-            patches,
+        job = batch.job
+        origins = np.tile(job.reads[:, :2], 2)
+        images = kernels.compose_resampled(
+            rectangles,
+            torch.from_numpy(job.windows - origins.astype(np.float32)),
+            torch.from_numpy(job.sizes),
             torch.from_numpy(batch.source),
             torch.from_numpy(batch.regions),
             size=self.canvas,

@@ -122,16 +122,16 @@ def test_a_cut_region_shows_what_the_plain_image_shows_there(store, policy):
                     continue
                 mask = shown_by == k
                 difference = images[b][:, mask] - whole[int(target.ids[b, k])][:, mask]
-                # The window is resampled by itself: sums in another order, so a rounding now and
-                # then falls the other way, by one step of 255.
-                assert difference.abs().max() <= 1.01 * step
+                # The window is resampled by itself: its edges are float32, so a source position
+                # may differ by some 1e-5 of a pixel.
+                assert difference.abs().max() <= 0.05 * step
                 compared += int(mask.sum())
     assert compared > 61 * SIZE * SIZE // 2
 
 
 @pytest.mark.parametrize("size", [64, (64, 96)])
 def test_evaluation_equals_torchvision(size):
-    """Resize + CenterCrop of real photographs: DALI and Pillow both filter with a triangle."""
+    """Resize + CenterCrop of real photographs: both filter with an antialiased triangle."""
     photos = sorted((Path(__file__).parent / "photos").glob("*.jpg"))
     store = mixpipe.BytesStore([p.read_bytes() for p in photos], labels=list(range(len(photos))))
     canvas = (size, size) if isinstance(size, int) else size
@@ -149,10 +149,9 @@ def test_evaluation_equals_torchvision(size):
     ours = torch.cat([images for images, _ in loader])
     theirs = torch.stack([transform(Image.open(p).convert("RGB")) for p in photos])
     difference = (ours - theirs).abs() * torch.tensor(IMAGENET_STD).view(3, 1, 1) * 255
-    # Pillow rounds to uint8 between its two passes, DALI does not: up to two steps of 255, and
-    # on average less than half of one.
-    assert difference.max() <= 2.01
-    assert difference.mean() < 0.5
+    # Pillow rounds to uint8 after each of its two passes, and nothing is rounded here.
+    assert difference.max() < 1.02
+    assert difference.mean() < 0.4
 
 
 @settings(deadline=None, max_examples=25)

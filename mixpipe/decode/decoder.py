@@ -40,24 +40,17 @@ class DecodeError(RuntimeError):
 
 
 class Decoder:
-    """Decodes the windows that a plan asks for, ``prefetch`` batches ahead.
+    """Decodes the pixels that a plan asks for, ``prefetch`` batches ahead.
 
-    Only the pixels of a job's ``reads`` are decoded; then its ``windows`` are resampled to
-    ``sizes``, bilinearly and antialiased. That equals Pillow's resize within one level of 255,
-    since Pillow rounds between its two passes; where the filter reaches over the edge of
-    ``reads``, DALI repeats the edge's pixels and Pillow weighs the others more, which differs by
-    up to 16 levels in a patch's outermost pixels.
-
-    Where ``reads`` holds all that the filter reaches, a pixel of a patch depends on nothing but
-    the mapping from window to patch: a part of a crop comes out as that part of the whole crop's
-    patch.
+    Only a job's ``reads`` are decoded; ``kernels.compose_resampled`` then makes its ``windows`` of
+    them.
 
     The graph is built once and serves all epochs; it is built anew after a failure, and for a
     batch larger than any before.
 
     Args:
         store: where the samples are.
-        device: ``"cpu"``, or the CUDA device that decodes and holds the patches.
+        device: ``"cpu"``, or the CUDA device that decodes and holds what was decoded.
         threads: CPU threads.
         prefetch: batches under way at a time, the one that is handed out included.
 
@@ -99,9 +92,9 @@ class Decoder:
             jobs: asked for as decoding gets to them, about ``prefetch`` ahead.
 
         Yields:
-            The job and its P patches, uint8 ``[h, w, 3]`` on ``device``, on the current stream of a
-            GPU. They are DALI's memory, not copied: keep them no longer than until the next item
-            is asked for, or decoding ahead needs more memory.
+            The job and its P decoded ``reads``, uint8 ``[h, w, 3]`` on ``device``, on the current
+            stream of a GPU. They are DALI's memory, not copied: keep them no longer than until the
+            next item is asked for, or decoding ahead needs more memory.
 
         Raises:
             DecodeError: an image cannot be decoded; it is named.
@@ -142,14 +135,14 @@ class Decoder:
                 self._pipeline = self._build()
             stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
             try:
-                patches, ids = self._pipeline.run(stream)
+                rectangles, ids = self._pipeline.run(stream)
             except StopIteration:
                 self._pipeline.reset()
             except RuntimeError as error:
                 raise self._explain(error) from error
             else:
                 job = feed.under_way.popleft()
-                return job, _tensors(patches, ids, job, stream)
+                return job, _tensors(rectangles, ids, job, stream)
             if feed.error is not None:
                 raise feed.error
             if feed.too_large is None:
@@ -163,7 +156,7 @@ class Decoder:
         return build_pipeline(
             self._feed,
             by_name=self.store.paths is not None,
-            max_patches=self._feed.capacity,
+            max_rectangles=self._feed.capacity,
             device_id=index if device.type == "cuda" else None,
             threads=self.threads,
             prefetch=self.prefetch,
@@ -204,7 +197,7 @@ class Decoder:
         pipeline = build_pipeline(
             feed,
             by_name=self.store.paths is not None,
-            max_patches=1,
+            max_rectangles=1,
             device_id=None,
             threads=1,
             prefetch=1,
@@ -231,14 +224,14 @@ class Decoder:
 
 
 def _tensors(
-    patches: Any, ids: Any, job: DecodeJob, stream: torch.cuda.Stream | None
+    rectangles: Any, ids: Any, job: DecodeJob, stream: torch.cuda.Stream | None
 ) -> list[Tensor]:
-    """DALI's patches as tensors on the same memory."""
+    """DALI's rectangles as tensors on the same memory."""
     if not np.array_equal(ids.as_array(), job.ids):
         raise RuntimeError("decode: DALI gave another batch than the oldest one under way")
     order = {} if stream is None else {"stream": stream.cuda_stream}
     # By capsule: from_dlpack(tensor) asks for the device first and takes six times as long.
-    return [from_dlpack(patches[i].__dlpack__(**order)) for i in range(len(job.ids))]
+    return [from_dlpack(rectangles[i].__dlpack__(**order)) for i in range(len(job.ids))]
 
 
 def _fault(store: Store, sample: int) -> str | None:

@@ -26,7 +26,7 @@ class Feed:
         store: where the samples are.
 
     Attributes:
-        capacity: patches that the graph takes at most.
+        capacity: rectangles that the graph takes at most.
         under_way: jobs that the graph has and has not given back, oldest first.
         too_large: a job that waits for a graph of larger capacity.
         error: what went wrong in making a batch.
@@ -72,16 +72,11 @@ class Feed:
     def _inputs(self, job: DecodeJob) -> Inputs:
         _check(job, self.store)
         paths = self.store.paths
-        # In double: the origin may take a float's last bits.
-        origin = job.reads[:, :2].astype(np.float64)
         return Inputs(
             encoded=self.store.encoded(job.ids) if paths is None else paths[job.ids],
             ids=_packed(job.ids, np.int64),
-            start=_packed(origin, np.int32),
-            shape=_packed(job.reads[:, 2:] - origin, np.int32),
-            roi_start=_packed(job.windows[:, :2] - origin, np.float32),
-            roi_end=_packed(job.windows[:, 2:] - origin, np.float32),
-            size=_packed(job.sizes, np.float32),
+            start=_packed(job.reads[:, :2], np.int32),
+            shape=_packed(job.reads[:, 2:] - job.reads[:, :2], np.int32),
         )
 
 

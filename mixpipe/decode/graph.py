@@ -1,9 +1,9 @@
-"""The DALI graph: read, decode only what is needed, resample the window.
+"""The DALI graph: read, and decode only what is needed.
 
-    names ─► read ─► decode `reads` ─► resample `windows` ─► patches (uint8 HWC)
-    ids ────────────────────────────────────────────────────► ids
+    names ─► read ─► decode `reads` ─► rectangles (uint8 HWC)
+    ids ──────────────────────────────► ids
 
-One graph serves CPU and GPU: only the decoder's device differs, the resampling follows it.
+One graph serves CPU and GPU: only the decoder's device differs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["Inputs", "build_pipeline"]
 
 
 class Inputs(NamedTuple):
-    """One batch as the graph takes it; P patches."""
+    """One batch as the graph takes it; P rectangles."""
 
     encoded: NDArray[np.uint8] | list[NDArray[np.uint8]]
     """File names ``[P, L]``, padded with zeros, or the encoded images themselves."""
@@ -29,29 +29,23 @@ class Inputs(NamedTuple):
     """``[P, 2]`` (y, x): where decoding starts, in pixels of the image."""
     shape: NDArray[np.int32]
     """``[P, 2]`` (h, w): the pixels to decode."""
-    roi_start: NDArray[np.float32]
-    """``[P, 2]`` (y, x): the window, in pixels of what was decoded."""
-    roi_end: NDArray[np.float32]
-    """``[P, 2]`` (y, x)."""
-    size: NDArray[np.float32]
-    """``[P, 2]`` (h, w) of the patches; whole numbers, in the type that the operator takes."""
 
 
 def build_pipeline(
     source: Callable[[], Inputs],
     *,
     by_name: bool,
-    max_patches: int,
+    max_rectangles: int,
     device_id: int | None,
     threads: int,
     prefetch: int,
 ) -> Any:
-    """A pipeline whose ``run()`` gives ``(patches, ids)``.
+    """A pipeline whose ``run()`` gives ``(rectangles, ids)``.
 
     Args:
         source: gives the next batch; ``StopIteration`` ends the epoch.
         by_name: ``Inputs.encoded`` are file names.
-        max_patches: the largest batch.
+        max_rectangles: the largest batch.
         device_id: the GPU that decodes, None for the CPU.
         threads: CPU threads.
         prefetch: batches ahead.
@@ -62,7 +56,7 @@ def build_pipeline(
     dali = _dali()
     fn, types = dali.fn, dali.types
     pipeline = dali.Pipeline(
-        batch_size=max_patches,
+        batch_size=max_rectangles,
         num_threads=threads,
         device_id=device_id,
         prefetch_queue_depth=prefetch,
@@ -70,16 +64,16 @@ def build_pipeline(
         exec_dynamic=True,
     )
     with pipeline:
-        encoded, ids, start, shape, roi_start, roi_end, size = fn.external_source(
+        encoded, ids, start, shape = fn.external_source(
             source=source,
             num_outputs=len(Inputs._fields),
             batch=True,
-            dtype=[types.UINT8, types.INT64, *[types.INT32] * 2, *[types.FLOAT] * 3],
-            ndim=[1, 0, 1, 1, 1, 1, 1],
+            dtype=[types.UINT8, types.INT64, types.INT32, types.INT32],
+            ndim=[1, 0, 1, 1],
         )
         if by_name:
             encoded = fn.io.file.read(encoded)
-        decoded = fn.decoders.image_slice(
+        rectangles = fn.decoders.image_slice(
             encoded,
             device="cpu" if device_id is None else "mixed",
             start=start,
@@ -90,15 +84,7 @@ def build_pipeline(
             adjust_orientation=False,
             jpeg_fancy_upsampling=True,
         )
-        patches = fn.resize(
-            decoded,
-            size=size,
-            roi_start=roi_start,
-            roi_end=roi_end,
-            interp_type=types.INTERP_LINEAR,
-            antialias=True,
-        )
-        pipeline.set_outputs(patches, ids)
+        pipeline.set_outputs(rectangles, ids)
     pipeline.build()
     return pipeline
 

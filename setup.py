@@ -66,5 +66,13 @@ class CMakeBuild(build_ext):
             subprocess.run([*configure, "--fresh"], check=True)
         subprocess.run([cmake, "--build", str(build)], check=True)
 
+    def copy_extensions_to_source(self) -> None:
+        """In place, the fatbins go along with the extension."""
+        super().copy_extensions_to_source()
+        built = Path(self.build_lib) / "mixpipe" / "kernels" / "fatbin"
+        if built.exists():
+            target = ROOT / "mixpipe" / "kernels" / "fatbin"
+            shutil.copytree(built, target, dirs_exist_ok=True)
+
 
 setup(ext_modules=[Extension("mixpipe._C", sources=[])], cmdclass={"build_ext": CMakeBuild})

@@ -8,6 +8,7 @@
 
 #include <array>
 #include <functional>
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <utility>
@@ -39,17 +40,28 @@ const char* layout_name(i32 layout) {
 
 // One kernel call: the struct that the kernel takes by value, and the geometry it is launched with.
 struct Launch {
-  std::string kernel;
+  std::string source, kernel;
   Geometry geometry;
   std::string params;
+  std::string description;
   std::function<void(int)> run_cpu;
 };
 
 template <class Params>
-Launch make_launch(const std::string& kernel, const Params& params, const Geometry& geometry,
+Launch make_launch(const char* source, const std::string& kernel, const Params& params,
+                   const Geometry& geometry, const std::string& description,
                    void (*cpu)(const Params&, int)) {
-  return {kernel, geometry, std::string(reinterpret_cast<const char*>(&params), sizeof params),
-          [params, cpu](int threads) { cpu(params, threads); }};
+  return {source,      kernel,
+          geometry,    std::string(reinterpret_cast<const char*>(&params), sizeof params),
+          description, [params, cpu](int threads) { cpu(params, threads); }};
+}
+
+// "batch 4, width 224": the sizes of a launch for an error message.
+std::string describe(std::initializer_list<std::pair<const char*, i64>> sizes) {
+  std::string text;
+  for (const auto& [name, value] : sizes)
+    text += (text.empty() ? "" : ", ") + std::string(name) + " " + std::to_string(value);
+  return text;
 }
 
 std::string text(const Region& r) {
@@ -204,10 +216,11 @@ Array<u8> resample_parts(const Array<i64>& rectangles, const Array<float>& windo
 }
 
 template <class Part>
-Launch composite_launch(const char* op, void (*cpu)(const CompositeParams<Part>&, int), u64 parts,
-                        u64 index_map, u64 out, i32 batch, i32 constituents,
-                        std::array<i32, 2> size, i32 mode, i32 dtype, i32 layout,
-                        std::array<float, 3> scale, std::array<float, 3> bias) {
+Launch composite_launch(const char* source, const char* op,
+                        void (*cpu)(const CompositeParams<Part>&, int), u64 parts, u64 index_map,
+                        u64 out, i32 batch, i32 constituents, std::array<i32, 2> size, i32 mode,
+                        i32 dtype, i32 layout, std::array<float, 3> scale,
+                        std::array<float, 3> bias) {
   CompositeParams<Part> p{};
   p.parts = pointer<const Part>(parts);
   p.index_map = pointer<const u8>(index_map);
@@ -226,21 +239,28 @@ Launch composite_launch(const char* op, void (*cpu)(const CompositeParams<Part>&
   const Geometry geometry = compose_prepare(p);
   const std::string kernel = std::string(op) + "_" + dtype_name(dtype) + "_" + layout_name(layout) +
                              (p.wide ? "_wide" : "_narrow");
-  return make_launch(kernel, p, geometry, cpu);
+  return make_launch(source, kernel, p, geometry,
+                     describe({{"batch", batch},
+                               {"constituents", constituents},
+                               {"height", size[0]},
+                               {"width", size[1]},
+                               {"mode", mode}}),
+                     cpu);
 }
 
 Launch compose(u64 parts, u64 index_map, u64 out, i32 batch, i32 constituents,
                std::array<i32, 2> size, i32 mode, i32 dtype, i32 layout, std::array<float, 3> scale,
                std::array<float, 3> bias) {
-  return composite_launch("compose", &compose_cpu, parts, index_map, out, batch, constituents, size,
-                          mode, dtype, layout, scale, bias);
+  return composite_launch("compose.cu", "compose", &compose_cpu, parts, index_map, out, batch,
+                          constituents, size, mode, dtype, layout, scale, bias);
 }
 
 Launch compose_resampled(u64 parts, u64 index_map, u64 out, i32 batch, i32 constituents,
                          std::array<i32, 2> size, i32 mode, i32 dtype, i32 layout,
                          std::array<float, 3> scale, std::array<float, 3> bias) {
-  return composite_launch("compose_resampled", &compose_resampled_cpu, parts, index_map, out, batch,
-                          constituents, size, mode, dtype, layout, scale, bias);
+  return composite_launch("resample.cu", "compose_resampled", &compose_resampled_cpu, parts,
+                          index_map, out, batch, constituents, size, mode, dtype, layout, scale,
+                          bias);
 }
 
 // The links and chains of mix_ as the kernels read them.
@@ -358,7 +378,14 @@ Launch mix(u64 images, u64 chains, u64 links, i32 num_chains, i32 channels, std:
   const Geometry geometry = mix_prepare(p);
   const std::string kernel =
       std::string("mix_") + dtype_name(dtype) + (p.wide ? "_wide" : "_narrow");
-  return make_launch(kernel, p, geometry, &mix_cpu);
+  return make_launch("mix.cu", kernel, p, geometry,
+                     describe({{"chains", num_chains},
+                               {"channels", channels},
+                               {"height", size[0]},
+                               {"width", size[1]},
+                               {"mode", mode},
+                               {"layout", layout}}),
+                     &mix_cpu);
 }
 
 // Raises where a class that takes part is out of range, or an id lies outside the table.
@@ -399,7 +426,10 @@ Launch dense_targets(u64 classes, u64 weights, u64 out, i32 batch, i32 constitue
   const Geometry geometry = targets_prepare(p);
   const std::string kernel =
       std::string("dense_targets_") + dtype_name(dtype) + (p.wide ? "_wide" : "_narrow");
-  return make_launch(kernel, p, geometry, &dense_targets_cpu);
+  return make_launch(
+      "targets.cu", kernel, p, geometry,
+      describe({{"batch", batch}, {"constituents", constituents}, {"classes", num_classes}}),
+      &dense_targets_cpu);
 }
 
 Launch cross_entropy(u64 logits, u64 classes, u64 labels, u64 weights, u64 ids, u64 gradient,
@@ -433,7 +463,13 @@ Launch cross_entropy(u64 logits, u64 classes, u64 labels, u64 weights, u64 ids, 
   const std::string kernel = labels ? std::string("sigmoid_cross_entropy_") + dtype_name(dtype)
                                     : std::string("softmax_cross_entropy_") + dtype_name(dtype) +
                                           "_" + std::to_string(logits_per_thread(num_classes));
-  return make_launch(kernel, p, cross_entropy_prepare(p), &cross_entropy_cpu);
+  return make_launch("cross_entropy.cu", kernel, p, cross_entropy_prepare(p),
+                     describe({{"batch", batch},
+                               {"constituents", constituents},
+                               {"classes", num_classes},
+                               {"rows a composite", rows_per_composite},
+                               {"table size", table_size}}),
+                     &cross_entropy_cpu);
 }
 
 Launch scale_gradient(u64 gradient, u64 grad_loss, u64 result, i64 count, float factor, i32 dtype) {
@@ -443,8 +479,8 @@ Launch scale_gradient(u64 gradient, u64 grad_loss, u64 result, i64 count, float 
                       count,
                       factor,
                       dtype};
-  return make_launch(std::string("scale_gradient_") + dtype_name(dtype), p, scale_prepare(p),
-                     &scale_gradient_cpu);
+  return make_launch("cross_entropy.cu", std::string("scale_gradient_") + dtype_name(dtype), p,
+                     scale_prepare(p), describe({{"elements", count}}), &scale_gradient_cpu);
 }
 
 py::dict device_sources() {
@@ -462,8 +498,12 @@ PYBIND11_MODULE(_C, module) {
   module.def("instruction_set", &instruction_set, "What the CPU kernels run on here");
   module.def("device_sources", &device_sources, "The CUDA kernels' sources, by file name");
 
+  module.attr("DEVICE_SOURCES_HASH") = kDeviceSourcesHash;
+
   py::class_<Launch>(module, "Launch", "A kernel's parameters and the geometry it is launched with")
+      .def_readonly("source", &Launch::source, "Name of the CUDA source")
       .def_readonly("kernel", &Launch::kernel, "Name of the CUDA kernel")
+      .def_readonly("description", &Launch::description, "Sizes, for an error message")
       .def_property_readonly("grid", [](const Launch& l) { return l.geometry.grid; })
       .def_property_readonly("block", [](const Launch& l) { return l.geometry.block; })
       .def_property_readonly("shared_bytes",

@@ -28,16 +28,18 @@ struct Vector {
       words[3] = (words[3] >> 16) | (bits << 16);
     }
   }
+  // Intrinsics stay one 16-byte access: a plain assignment is split into four on the architectures
+  // before Blackwell. They stream, since batches are larger than the caches.
   __device__ void store(T* to) const {
     uint4 vector;
     vector.x = words[0];
     vector.y = words[1];
     vector.z = words[2];
     vector.w = words[3];
-    *reinterpret_cast<uint4*>(to) = vector;
+    __stcs(reinterpret_cast<uint4*>(to), vector);
   }
   __device__ void load(const T* from) {
-    const uint4 vector = *reinterpret_cast<const uint4*>(from);
+    const uint4 vector = __ldcs(reinterpret_cast<const uint4*>(from));
     words[0] = vector.x;
     words[1] = vector.y;
     words[2] = vector.z;

@@ -7,6 +7,7 @@ struct DeviceSource {
   const char* name;  // as in #include
   const char* text;
 };
-extern const DeviceSource kDeviceSources[];  // ends with a null name
+extern const DeviceSource kDeviceSources[];   // ends with a null name
+extern const char* const kDeviceSourcesHash;  // of all of them
 
 }  // namespace mixpipe

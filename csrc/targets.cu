@@ -10,13 +10,20 @@ __device__ inline void targets_thread(const TargetsParams& p) {
   const u32 block = blockIdx.x, b = divide(block, p.by_blocks_per_row);
   const i32 vector = (i32)((block - b * (u32)p.blocks_per_row) * kTargetsThreads + threadIdx.x);
   if (vector >= p.vectors_per_row) return;
-  const i64* classes = p.classes + (i64)b * p.constituents;
-  const float* weights = p.weights + (i64)b * p.constituents;
-  const float base = target_base(p, classes, weights);
+  // Into registers once: the stores might alias them.
+  i64 classes[kMaxConstituents];
+  float weights[kMaxConstituents];
+#pragma unroll
+  for (i32 k = 0; k < kMaxConstituents; ++k) {
+    const bool given = k < p.constituents;
+    classes[k] = given ? p.classes[(i64)b * p.constituents + k] : -1;
+    weights[k] = given ? p.weights[(i64)b * p.constituents + k] : 0.0f;
+  }
+  const float base = target_base(p, kMaxConstituents, classes, weights);
   float values[kSize];
 #pragma unroll
   for (i32 i = 0; i < kSize; ++i)
-    values[i] = target_value(p, classes, weights, base, vector * kSize + i);
+    values[i] = target_value(p, kMaxConstituents, classes, weights, base, vector * kSize + i);
   T* out = (T*)p.out + (i64)b * p.num_classes + vector * kSize;
   if constexpr (kWide) {
     pack(T{}, values).store(out);

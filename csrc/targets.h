@@ -33,18 +33,19 @@ MIXPIPE_INLINE Geometry targets_prepare(TargetsParams& p) {
   return {(u32)p.batch * (u32)p.blocks_per_row, (u32)kTargetsThreads, 0};
 }
 
-// What every class of a row gets.
-MIXPIPE_INLINE float target_base(const TargetsParams& p, const i64* classes, const float* weights) {
+// What every class of a row with `count` pairs gets.
+MIXPIPE_INLINE float target_base(const TargetsParams& p, i32 count, const i64* classes,
+                                 const float* weights) {
   float total = 0.0f;
-  for (i32 k = 0; k < p.constituents; ++k)
+  for (i32 k = 0; k < count; ++k)
     if (classes[k] >= 0) total += weights[k];
   return p.smoothing / (float)p.num_classes * total;
 }
 
-MIXPIPE_INLINE float target_value(const TargetsParams& p, const i64* classes, const float* weights,
-                                  float base, i32 index) {
+MIXPIPE_INLINE float target_value(const TargetsParams& p, i32 count, const i64* classes,
+                                  const float* weights, float base, i32 index) {
   float share = 0.0f;
-  for (i32 k = 0; k < p.constituents; ++k)
+  for (i32 k = 0; k < count; ++k)
     if (classes[k] == index) share += weights[k];
   return fused_multiply_add(1.0f - p.smoothing, share, base);
 }

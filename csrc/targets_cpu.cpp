@@ -15,13 +15,14 @@ void targets_as(const TargetsParams& p, int threads) {
       const i64* classes = p.classes + b * p.constituents;
       const float* weights = p.weights + b * p.constituents;
       T* row = (T*)p.out + b * p.num_classes;
-      const float base = target_base(p, classes, weights);
+      const float base = target_base(p, p.constituents, classes, weights);
       i32 c = 0;
       for (; c + kLanes <= p.num_classes; c += kLanes) store8(row + c, broadcast8(base));
       for (; c < p.num_classes; ++c) store_element(row + c, base);
       for (i32 k = 0; k < p.constituents; ++k)
         if (classes[k] >= 0 && classes[k] < p.num_classes)
-          store_element(row + classes[k], target_value(p, classes, weights, base, (i32)classes[k]));
+          store_element(row + classes[k],
+                        target_value(p, p.constituents, classes, weights, base, (i32)classes[k]));
     }
   });
 }

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 MAX_CONSTITUENTS: int
 MAX_CUDA_CLASSES: int
+DEVICE_SOURCES_HASH: str
 
 def instruction_set() -> str:
     """What the CPU kernels run on here: "avx2" or "baseline"."""
@@ -20,6 +21,12 @@ def device_sources() -> dict[str, str]:
 class Launch:
     """A kernel's parameters and the geometry it is launched with."""
 
+    @property
+    def source(self) -> str:
+        """Name of the CUDA source."""
+    @property
+    def description(self) -> str:
+        """Sizes, for an error message."""
     @property
     def kernel(self) -> str:
         """Name of the CUDA kernel."""

@@ -226,6 +226,19 @@ def prepare(
     )
 
 
+def check_values(arguments: Arguments) -> None:
+    """Raises ValueError for a class or an id out of range; waits for a GPU that has them."""
+    if arguments.classes is not None:
+        _C.check_targets(
+            arguments.classes.cpu().numpy(),
+            arguments.weights.cpu().numpy(),
+            arguments.logits.shape[-1],
+            arguments.ignore_index,
+        )
+    if arguments.ids is not None and arguments.table_losses is not None:
+        _C.check_ids(arguments.ids.cpu().numpy(), len(arguments.table_losses))
+
+
 def results(arguments: Arguments) -> tuple[Tensor, Tensor, Tensor]:
     """What the op returns: loss, per_constituent, gradient (empty where none was asked for)."""
     gradient = arguments.gradient
@@ -236,15 +249,7 @@ def results(arguments: Arguments) -> tuple[Tensor, Tensor, Tensor]:
 
 def _cross_entropy_cpu(*given: Any) -> tuple[Tensor, Tensor, Tensor]:
     arguments = prepare(*given)
-    if arguments.classes is not None:
-        _C.check_targets(
-            arguments.classes.numpy(),
-            arguments.weights.numpy(),
-            arguments.logits.shape[-1],
-            arguments.ignore_index,
-        )
-    if arguments.ids is not None and arguments.table_losses is not None:
-        _C.check_ids(arguments.ids.numpy(), len(arguments.table_losses))
+    check_values(arguments)
     arguments.launch().run_cpu(torch.get_num_threads())
     return results(arguments)
 

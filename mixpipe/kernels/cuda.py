@@ -1,0 +1,337 @@
+"""The CUDA kernels: launched through CuPy, on torch's current stream and device.
+
+_C.Launch (params, geometry) ──► Launcher ──► kernel(grid, block, (params,), shared_mem=...)
+                                    ▲
+             fatbin built by CMake, or NVRTC at first use (CuPy keeps its results on disk)
+
+Every number of a launch comes from the extension. The functions here take the launcher as their
+first argument, so that a stand-in can take the launches where there is no GPU.
+"""
+
+import logging
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mixpipe import _C
+from mixpipe.kernels.compose import launch as compose_launch
+from mixpipe.kernels.compose import pack_parts
+from mixpipe.kernels.cross_entropy import check_values, prepare, results, scale_launch
+from mixpipe.kernels.debug import debugging
+from mixpipe.kernels.mix import launch as mix_launch
+from mixpipe.kernels.mix import pack_chains
+from mixpipe.kernels.resample import pack_resample_parts
+from mixpipe.kernels.targets import check_pairs
+from mixpipe.kernels.targets import launch as targets_launch
+
+_log = logging.getLogger(__name__)
+
+LEAST_CAPABILITY = (7, 5)
+"""The oldest architecture that the kernels are compiled for (Turing)."""
+
+COMPILE_OPTIONS = ("--std=c++17",)
+"""What NVRTC is given beside the architecture, which CuPy adds."""
+
+
+class Kernel(Protocol):
+    """A kernel that is called as CuPy's are."""
+
+    def __call__(
+        self,
+        grid: tuple[int, ...],
+        block: tuple[int, ...],
+        args: tuple[object, ...],
+        *,
+        shared_mem: int = 0,
+    ) -> None:
+        """Launches the kernel on CuPy's current stream."""
+
+
+class Module(Protocol):
+    """Compiled kernels, as CuPy's RawModule."""
+
+    def get_function(self, name: str) -> Kernel:
+        """The kernel of a name."""
+
+
+class Launcher:
+    """Launches what the extension prepared.
+
+    Args:
+        load: makes the module of a source file, such as ``compose.cu``.
+        on_device: the context in which kernels of a device are launched: its current stream.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[str], Module],
+        on_device: Callable[[torch.device], AbstractContextManager[object]],
+    ) -> None:
+        self._load = load
+        self._on_device = on_device
+        self._modules: dict[str, Module] = {}
+        self._kernels: dict[str, Kernel] = {}
+
+    def __call__(self, launch: _C.Launch, device: torch.device) -> None:
+        """Launches on the current stream of the device; an empty grid launches nothing.
+
+        Raises:
+            RuntimeError: in debug mode, where the kernel failed, with its name and parameters.
+        """
+        if launch.grid == 0:
+            return
+        params = np.frombuffer(launch.params, dtype=f"V{len(launch.params)}")
+        with self._on_device(device):
+            self._kernel(launch)(
+                (launch.grid,), (launch.block,), (params,), shared_mem=launch.shared_bytes
+            )
+        if debugging():
+            self._wait_for(launch, device)
+
+    def stage(self, array: NDArray[np.uint8], device: torch.device) -> Tensor:
+        """The bytes on the device, copied on its current stream without waiting."""
+        tensor = torch.from_numpy(array.reshape(-1))
+        if device.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(device, non_blocking=True)  # needs a GPU
+
+    def _kernel(self, launch: _C.Launch) -> Kernel:
+        if launch.kernel not in self._kernels:
+            if launch.source not in self._modules:
+                self._modules[launch.source] = self._load(launch.source)
+            module = self._modules[launch.source]
+            self._kernels[launch.kernel] = module.get_function(launch.kernel)
+        return self._kernels[launch.kernel]
+
+    @staticmethod
+    def _wait_for(launch: _C.Launch, device: torch.device) -> None:
+        try:
+            if device.type == "cuda":  # needs a GPU
+                torch.cuda.synchronize(device)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"CUDA kernel {launch.kernel} failed on {device} with grid {launch.grid}, block "
+                f"{launch.block}, {launch.shared_bytes} bytes of shared memory and "
+                f"{launch.description}: {error}"
+            ) from error
+
+
+@cache
+def launcher() -> Launcher:
+    """The launcher of this process's GPUs.
+
+    Raises:
+        ImportError, RuntimeError: CuPy is missing or does not fit the driver, saying what to do.
+    """
+    cupy = _import_cupy()
+
+    def on_device(device: torch.device) -> AbstractContextManager[object]:  # needs a GPU
+        check_device(torch.cuda.get_device_capability(device), torch.cuda.get_device_name(device))
+        stream = torch.cuda.current_stream(device).cuda_stream
+        stack = ExitStack()
+        stack.enter_context(cupy.cuda.Device(device.index))
+        stack.enter_context(cupy.cuda.ExternalStream(stream, device.index))
+        return stack
+
+    def load(source: str) -> Module:  # needs a GPU
+        built = fatbin(source)
+        if built is not None:
+            try:
+                cupy.cuda.function.Module().load_file(str(built))  # whether the device can run it
+                module: Module = cupy.RawModule(path=str(built))
+                return module
+            except cupy.cuda.driver.CUDADriverError as error:
+                _log.info("%s does not fit this device (%s): compiling", built.name, error)
+        compiled: Module = cupy.RawModule(code=self_contained(source), options=COMPILE_OPTIONS)
+        return compiled
+
+    return Launcher(load, on_device)
+
+
+def fatbin(source: str) -> Path | None:
+    """What CMake made of a CUDA source, if nvcc was there and the source is still the same."""
+    path = Path(__file__).parent / "fatbin" / source.replace(".cu", ".fatbin")
+    hash_file = path.with_suffix(".fatbin.sha256")
+    if path.exists() and hash_file.exists() and hash_file.read_text() == _C.DEVICE_SOURCES_HASH:
+        return path
+    return None
+
+
+def self_contained(source: str) -> str:
+    """The text of a CUDA source with its headers in place, each once: what NVRTC compiles."""
+    files = _C.device_sources()
+    seen: set[str] = set()
+
+    def expand(name: str) -> str:
+        if name in seen:
+            return ""
+        seen.add(name)
+        text = files[name].replace("#pragma once", "")
+        return re.sub(r'^#include "([\w.]+)"$', lambda m: expand(m[1]), text, flags=re.MULTILINE)
+
+    return expand(source)
+
+
+def _import_cupy() -> Any:
+    try:
+        import cupy
+    except ImportError as error:
+        raise ImportError(
+            "the CUDA kernels need CuPy, which is not installed: "
+            f"pip install 'mixpipe[cuda{_torch_cuda()}]'"
+        ) from error
+    runtime = cupy.cuda.runtime
+    check_driver(runtime.runtimeGetVersion(), runtime.driverGetVersion())
+    return cupy
+
+
+def _torch_cuda() -> int:
+    """The major CUDA version that torch is built for; 12 where it is built for none."""
+    return int((torch.version.cuda or "12").split(".")[0])
+
+
+def check_driver(cupy_cuda: int, driver_cuda: int) -> None:
+    """Raises RuntimeError where the driver is too old for CuPy; versions as in 12090 for 12.9."""
+    if cupy_cuda // 1000 > driver_cuda // 1000:
+        raise RuntimeError(
+            f"CuPy is built for CUDA {cupy_cuda // 1000}, but the driver supports CUDA "
+            f"{driver_cuda // 1000}.{driver_cuda % 1000 // 10}: update the driver, or "
+            f"pip uninstall cupy-cuda{cupy_cuda // 1000}x and "
+            f"pip install 'mixpipe[cuda{driver_cuda // 1000}]'"
+        )
+
+
+def check_device(capability: tuple[int, int], name: str) -> None:
+    """Raises RuntimeError for a device older than the kernels are compiled for."""
+    if capability < LEAST_CAPABILITY:
+        raise RuntimeError(
+            f"{name} has compute capability {capability[0]}.{capability[1]}, the CUDA kernels "
+            f"need {LEAST_CAPABILITY[0]}.{LEAST_CAPABILITY[1]} or newer: use device='cpu'"
+        )
+
+
+def compose(
+    launch: Launcher,
+    out: Tensor,
+    patches: list[Tensor],
+    source: Tensor,
+    regions: Tensor | None,
+    origins: Tensor | None,
+    flips: Tensor | None,
+    blend: Tensor | None,
+    index_map: Tensor | None,
+    scale: list[float],
+    bias: list[float],
+) -> None:
+    """The op of :func:`mixpipe.kernels.compose`."""
+    parts = pack_parts(out, patches, source, regions, origins, flips, blend, index_map)
+    staged = launch.stage(parts, out.device)
+    launch(
+        compose_launch(out, staged.data_ptr(), source, blend, index_map, scale, bias), out.device
+    )
+
+
+def compose_resampled(
+    launch: Launcher,
+    out: Tensor,
+    rectangles: list[Tensor],
+    windows: Tensor,
+    sizes: Tensor,
+    source: Tensor,
+    regions: Tensor | None,
+    origins: Tensor | None,
+    flips: Tensor | None,
+    blend: Tensor | None,
+    index_map: Tensor | None,
+    scale: list[float],
+    bias: list[float],
+) -> None:
+    """The op of :func:`mixpipe.kernels.compose_resampled`."""
+    parts = pack_resample_parts(
+        out, rectangles, windows, sizes, source, regions, origins, flips, blend, index_map
+    )
+    staged = launch.stage(parts, out.device)
+    given = (source, blend, index_map, scale, bias)
+    launch(compose_launch(out, staged.data_ptr(), *given, _C.compose_resampled), out.device)
+
+
+def mix_(
+    launch: Launcher,
+    images: Tensor,
+    regions: Tensor | None,
+    weights: Tensor | None,
+    partners: Tensor | None,
+) -> None:
+    """The op of :func:`mixpipe.kernels.mix_`."""
+    chains, links, mode = pack_chains(images, regions, weights, partners)
+    if not len(chains):
+        return
+    staged = launch.stage(np.concatenate([chains.reshape(-1), links.reshape(-1)]), images.device)
+    address = staged.data_ptr()
+    launch(mix_launch(images, address, address + chains.nbytes, len(chains), mode), images.device)
+
+
+def dense_targets(
+    launch: Launcher,
+    classes: Tensor,
+    weights: Tensor,
+    num_classes: int,
+    smoothing: float,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The op of :func:`mixpipe.kernels.dense_targets`."""
+    classes, weights = check_pairs(classes, weights, num_classes, smoothing)
+    if debugging():
+        _C.check_targets(classes.cpu().numpy(), weights.cpu().numpy(), num_classes, None)
+    out = torch.empty(len(classes), num_classes, dtype=dtype, device=classes.device)
+    launch(targets_launch(classes, weights, out, smoothing), classes.device)
+    return out
+
+
+def composite_cross_entropy(launch: Launcher, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """The op of :func:`mixpipe.kernels.composite_cross_entropy`; one launch."""
+    arguments = prepare(*given)
+    logits = arguments.logits
+    if arguments.classes is not None and logits.shape[-1] > _C.MAX_CUDA_CLASSES:
+        raise ValueError(
+            f"logits has {logits.shape[-1]} classes, the CUDA kernel is compiled for at most "
+            f"{_C.MAX_CUDA_CLASSES}"
+        )
+    if debugging():
+        check_values(arguments)
+    smoothed = torch.empty_like(arguments.weights)
+    finished_blocks = torch.zeros(1, dtype=torch.int32, device=logits.device)
+    prepared = arguments.launch(smoothed, finished_blocks)
+    if prepared.grid == 0:
+        arguments.loss.zero_()
+    launch(prepared, logits.device)
+    return results(arguments)
+
+
+def scale_gradient(launch: Launcher, gradient: Tensor, grad_loss: Tensor, factor: float) -> Tensor:
+    """The backward pass of :func:`mixpipe.kernels.composite_cross_entropy`."""
+    result = torch.empty_like(gradient)
+    launch(scale_launch(gradient, grad_loss, result, factor), gradient.device)
+    return result
+
+
+def _register(name: str, function: Callable[..., Any]) -> None:
+    torch.library.impl(
+        f"mixpipe::{name}", "cuda", lambda *arguments: function(launcher(), *arguments)
+    )
+
+
+_register("compose", compose)
+_register("compose_resampled", compose_resampled)
+_register("mix_", mix_)
+_register("dense_targets", dense_targets)
+_register("composite_cross_entropy", composite_cross_entropy)
+_register("scale_gradient", scale_gradient)

@@ -12,7 +12,14 @@
 
 from mixpipe.data import BytesStore, FolderStore, Store, TarStore, embedded, open_store
 from mixpipe.decode import DecodeError
-from mixpipe.kernels import compose, composite_cross_entropy, dense_targets, mix_
+from mixpipe.kernels import (
+    compose,
+    compose_resampled,
+    composite_cross_entropy,
+    debug,
+    dense_targets,
+    mix_,
+)
 from mixpipe.loader import MixLoader
 from mixpipe.nn import CompositeLoss, RegionPool, SeparatedModel, separate_regions
 from mixpipe.plan import (
@@ -81,7 +88,9 @@ __all__ = [
     "TarStore",
     "Tier",
     "compose",
+    "compose_resampled",
     "composite_cross_entropy",
+    "debug",
     "dense_targets",
     "embedded",
     "mix_",

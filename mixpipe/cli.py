@@ -40,6 +40,7 @@ console = Console(highlight=False, soft_wrap=True)
 Data = Annotated[
     str, typer.Argument(help="'embedded', or a folder with train/CLASS/*.jpg and val/CLASS/*.jpg.")
 ]
+Skip = Annotated[bool, typer.Option(help="Leave out images that cannot be read.")]
 Output = Annotated[Path, typer.Option(help="Folder for what the run writes.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the results here.")]
 
@@ -106,6 +107,7 @@ def train(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     precision: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
     threads: Annotated[int | None, typer.Option(help="Decoding threads [one a core].")] = None,
+    skip_unreadable: Skip = False,
     output: Output = Path("runs/train"),
     resume: Annotated[Path | None, typer.Option(help="Continue from this checkpoint.")] = None,
     compare_plain: Annotated[
@@ -128,6 +130,7 @@ def train(
         device=device,
         precision=precision,
         threads=threads,
+        skip_unreadable=skip_unreadable,
     )
     options = PolicyOptions(
         name=policy,
@@ -177,10 +180,12 @@ def show_command(
     k: Annotated[int, typer.Option(help="Constituents of a composite, 2 to 4.")] = 2,
     layout: Annotated[str, typer.Option(help="default, cutmix or mixup.")] = "default",
     seed: Annotated[int, typer.Option(help="Shows others.")] = 0,
+    skip_unreadable: Skip = False,
     output: Annotated[Path, typer.Option(help="The PNG file to write.")] = Path("composites.png"),
 ) -> None:
     """Draw composites of anybody's data."""
-    show(TrainConfig(data=data, size=size, seed=seed), k=k, layout=layout, path=output)
+    config = TrainConfig(data=data, size=size, seed=seed, skip_unreadable=skip_unreadable)
+    show(config, k=k, layout=layout, path=output)
     console.print(f"written to {output}")
 
 
@@ -291,3 +296,11 @@ def _print_runs(runs: list[RunSummary]) -> None:
     for run in runs:
         table.add_row(run.name, *(text(run) for _, text in columns))
     console.print(table)
+    for run in runs:
+        parts = {
+            **run.loader_seconds,
+            "step": run.step_seconds,
+            "evaluation": run.eval_seconds,
+        }
+        times = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in parts.items())
+        console.print(f"{run.name}, time by part: {times}")

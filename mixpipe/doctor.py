@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from mixpipe.kernels import cuda
+
 __all__ = ["Finding", "diagnose"]
 
 
@@ -76,7 +78,16 @@ def _cpu_kernels() -> tuple[str, str]:
 
 
 def _gpu_kernels() -> tuple[str, str]:
-    return "absent", "this version has CPU kernels only"
+    compiled = cuda.fatbin("compose.cu") is not None
+    source = "compiled at build" if compiled else "compiled by NVRTC at first use"
+    if torch.cuda.is_available():
+        cuda.launcher()  # says what does not fit
+        return "ok", f"{source}, launched through CuPy"
+    try:
+        cupy = importlib.import_module("cupy")
+    except ImportError as error:
+        return "absent", f"{error}; install mixpipe[cuda12] or mixpipe[cuda13]"
+    return "absent", f"need a CUDA device; {source}, CuPy {cupy.__version__} would launch them"
 
 
 def _dali() -> tuple[str, str]:

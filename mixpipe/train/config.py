@@ -45,6 +45,7 @@ class TrainConfig:
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
         precision: one of ``PRECISIONS``; below float32 by ``torch.autocast``.
         threads: decoding threads; None: one a core.
+        skip_unreadable: leave out images that cannot be read, rather than refuse the data.
     """
 
     data: str = EMBEDDED
@@ -62,6 +63,7 @@ class TrainConfig:
     device: str = "cpu"
     precision: str = "float32"
     threads: int | None = None
+    skip_unreadable: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, before any work."""
@@ -143,7 +145,7 @@ class TrainConfig:
                 f"data: {self.data} is not there; expected 'embedded', or a folder or tar with "
                 f"train/CLASS/*.jpg and {self.val_split}/CLASS/*.jpg"
             )
-        return open_store(self.data, split, classes=classes)
+        return open_store(self.data, split, classes=classes, skip_unreadable=self.skip_unreadable)
 
 
 def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:

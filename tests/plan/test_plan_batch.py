@@ -410,7 +410,16 @@ def test_a_plan_of_imagenet_is_quick_and_lean(name, large_table):
     plan = LARGE[name].plan(large_table, 1, 0)
     assert time.perf_counter() - start < 2.0
     assert plan.ids.dtype == np.int32
-    del plan
+    # Made in pieces: nothing may be lost or doubled where they meet.
+    times = np.bincount(plan.ids, minlength=IMAGENET)
+    assert times.max() == (2 if plan.shared else 1)
+    sizes = np.diff(plan.offsets)
+    assert set(np.unique(sizes).tolist()) <= set(plan.layouts)
+    assert plan.offsets[-1] == len(plan.ids)
+    if plan.shares is not None:
+        sums = np.add.reduceat(plan.shares, plan.offsets[:-1])
+        np.testing.assert_allclose(sums, 1.0, rtol=1e-5)
+    del plan, times, sizes
     tracemalloc.start()
     try:
         LARGE[name].plan(large_table, 1, 0)

@@ -86,11 +86,11 @@ __device__ inline void compose_thread(const ComposeParams& p) {
   constexpr i32 kSize = Vector<T>::kSize, kPlanes = kInterleaved ? 1 : 3;
   const u32 block = blockIdx.x, b = divide(block, p.by_blocks_per_composite);
   const u32 index = (block - b * (u32)p.blocks_per_composite) * kComposeThreads + threadIdx.x;
-  const u32 row = divide(index, p.by_vectors_per_row);
+  const u32 row = divide(index, p.by_pieces_per_row);
   if (row >= (u32)p.height) return;
   const i32 y = (i32)row;
   const i32 row_size = kInterleaved ? 3 * p.width : p.width;
-  const i32 first = (i32)(index - row * (u32)p.vectors_per_row) * kSize;
+  const i32 first = (i32)(index - row * (u32)p.pieces_per_row) * kSize;
   const i32 count = kWide ? kSize : min_i32(kSize, row_size - first);
   const i32 x0 = kInterleaved ? (i32)((u32)first / 3u) : first;
   const i32 x1 = kInterleaved ? (i32)((u32)(first + count - 1) / 3u) + 1 : first + count;

@@ -37,9 +37,9 @@ struct CompositeParams {
   // arithmetic
   float scale[3], bias[3];
   // launch
-  i32 vectors_per_row;  // threads that make one row
+  i32 pieces_per_row;  // threads that make one row; resample.h: tiles
   i32 blocks_per_composite;
-  Divisor by_vectors_per_row, by_blocks_per_composite;
+  Divisor by_pieces_per_row, by_blocks_per_composite;
 };
 using ComposeParams = CompositeParams<ComposePart>;
 
@@ -57,9 +57,9 @@ MIXPIPE_INLINE Geometry compose_prepare(CompositeParams<Part>& p) {
   const i32 vector = compose_vector(p.dtype);
   const i32 row = p.layout == kNHWC ? 3 * p.width : p.width;
   p.wide = row % vector == 0 && (u64)p.out % 16 == 0;
-  p.vectors_per_row = ceil_div(row, vector);
-  p.blocks_per_composite = ceil_div(p.vectors_per_row * p.height, kComposeThreads);
-  p.by_vectors_per_row = make_divisor((u32)p.vectors_per_row);
+  p.pieces_per_row = ceil_div(row, vector);
+  p.blocks_per_composite = ceil_div(p.pieces_per_row * p.height, kComposeThreads);
+  p.by_pieces_per_row = make_divisor((u32)p.pieces_per_row);
   p.by_blocks_per_composite = make_divisor((u32)p.blocks_per_composite);
   return {(u32)p.batch * (u32)p.blocks_per_composite, (u32)kComposeThreads, 0};
 }

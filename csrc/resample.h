@@ -35,7 +35,21 @@ struct ResamplePart {
 
 using ResampleParams = CompositeParams<ResamplePart>;
 
-// A sum over pixels first, first + 1, ...: with the weights of tap_weight(), times `norm`.
+// A block makes a tile of the result, a thread one pixel.
+constexpr i32 kTileRows = 8, kTileColumns = 32, kResampleThreads = kTileRows * kTileColumns;
+
+// Fills what follows from sizes and form, as compose_prepare does for patches.
+MIXPIPE_INLINE Geometry compose_prepare(ResampleParams& p) {
+  const i32 row = p.layout == kNHWC ? 3 * p.width : p.width;
+  p.wide = row % compose_vector(p.dtype) == 0 && (u64)p.out % 16 == 0;
+  p.pieces_per_row = ceil_div(p.width, kTileColumns);
+  p.blocks_per_composite = p.pieces_per_row * ceil_div(p.height, kTileRows);
+  p.by_pieces_per_row = make_divisor((u32)p.pieces_per_row);
+  p.by_blocks_per_composite = make_divisor((u32)p.blocks_per_composite);
+  return {(u32)p.batch * (u32)p.blocks_per_composite, (u32)kResampleThreads, 0};
+}
+
+// A sum over pixels first, first + 1, ... with the weights of tap_weight() times tap_norm().
 struct Taps {
   float centre;
   i32 first;

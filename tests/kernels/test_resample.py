@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_cases import DTYPES, ComposeCase, compose_cases, same
+from kernel_cases import DTYPES, same
 from PIL import Image
+from resample_inputs import pixels, resample_cases, windows
 
 from mixpipe.kernels import compose, compose_resampled, reference
 
@@ -19,11 +20,6 @@ IDENTITY = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255,) * 3}  # pixels come out a
 
 def int32(*rows: object) -> torch.Tensor:
     return torch.tensor(rows, dtype=torch.int32)
-
-
-def pixels(height: int, width: int, seed: int = 0) -> torch.Tensor:
-    rng = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (height, width, 3), generator=rng, dtype=torch.uint8)
 
 
 def resample(rectangle: torch.Tensor, window: tuple[float, ...], size: tuple[int, int]):
@@ -38,37 +34,6 @@ def resample(rectangle: torch.Tensor, window: tuple[float, ...], size: tuple[int
         **IDENTITY,
     )
     return images[0].permute(1, 2, 0)
-
-
-@st.composite
-def windows(draw: st.DrawFn, height: int, width: int) -> tuple[float, ...]:
-    """A window within a rectangle, of any fraction of a pixel."""
-    edges = []
-    for extent in (height, width):
-        low, high = sorted(draw(st.tuples(st.floats(0, 1), st.floats(0, 1))))
-        low, high = (0.0, 1.0) if high - low < 1e-3 else (low, high)
-        edges.append((np.float32(low * extent), min(np.float32(high * extent), extent)))
-    (y0, y1), (x0, x1) = edges
-    return float(y0), float(x0), float(y1), float(x1)
-
-
-@st.composite
-def resample_cases(draw: st.DrawFn) -> dict[str, object]:
-    """A case of compose whose patches are windows of rectangles."""
-    case: ComposeCase = draw(compose_cases())
-    arguments = case.arguments()
-    rectangles, rows = [], []
-    sizes = int32(*(patch.shape[:2] for patch in arguments.pop("patches"))).view(-1, 2)
-    for seed in range(len(sizes)):
-        height, width = draw(st.integers(1, 60)), draw(st.integers(1, 60))
-        rectangles.append(pixels(height, width + 2, seed)[:, :width])
-        rows.append(draw(windows(height, width)))
-    sizes = sizes.clamp(min=1)  # of an empty region
-    return arguments | {
-        "rectangles": rectangles,
-        "windows": torch.tensor(rows, dtype=torch.float32).view(-1, 4),
-        "sizes": sizes,
-    }
 
 
 @settings(max_examples=100, deadline=None)

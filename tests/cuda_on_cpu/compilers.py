@@ -118,19 +118,12 @@ def compile_nvrtc(
         library.nvrtcDestroyProgram(ctypes.byref(handle))
 
 
-def compile_nvcc(
-    source: Path, *, architecture: int, target: Path, options: Sequence[str] = ()
-) -> str:
+def compile_nvcc(source: Path, *, target: Path, options: Sequence[str] = ()) -> str:
     """Compiles a source file with nvcc; returns what it printed."""
-    command = [program("nvcc"), "-std=c++17", f"-arch=sm_{architecture}", *options]
-    done = subprocess.run(
-        [*map(str, command), str(source), "-o", str(target)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [program("nvcc"), "-std=c++17", "-O3", *options, source, "-o", target]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise CompileError(f"nvcc for sm_{architecture}:\n{done.stderr[-8000:]}")
+        raise CompileError(f"nvcc {source.name}:\n{done.stderr[-8000:]}")
     return done.stderr
 
 

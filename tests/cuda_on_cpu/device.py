@@ -1,61 +1,44 @@
-"""The project's kernels on the emulator: launch objects of mixpipe._C, through CuPy's stand-in.
+"""The project's CUDA path on the emulator: mixpipe.kernels.cuda with CuPy's stand-in.
 
-The functions have the arguments of mixpipe.kernels; everything up to the launch is the project's
-own code, working on host tensors.
+The functions have the arguments of mixpipe.kernels. Everything up to the launch, and the launch
+itself, is the project's own code, working on host tensors.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from emulator.cupy_stand_in import Options, RawModule
 from emulator.module import Traffic
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-import mixpipe.kernels
 from mixpipe import _C
-from mixpipe.kernels.compose import IMAGENET_MEAN, IMAGENET_STD, pack_parts
-from mixpipe.kernels.compose import launch as compose_launch
-from mixpipe.kernels.cross_entropy import prepare, results, scale_launch
-from mixpipe.kernels.mix import launch as mix_launch
-from mixpipe.kernels.mix import pack_chains
-from mixpipe.kernels.targets import launch as targets_launch
+from mixpipe.kernels import cuda
+from mixpipe.kernels.compose import IMAGENET_MEAN, IMAGENET_STD
+from mixpipe.kernels.cross_entropy import gradient_scale
 
 CSRC = Path(__file__).parents[2] / "csrc"
-# Which source has the kernels whose names start so.
-SOURCES = {
-    "compose": "compose.cu",
-    "mix": "mix.cu",
-    "dense_targets": "targets.cu",
-    "softmax": "cross_entropy.cu",
-    "sigmoid": "cross_entropy.cu",
-    "scale_gradient": "cross_entropy.cu",
-}
-
-Memory = Tensor | np.ndarray | None
 
 
 class Device:
-    """A GPU that is none: kernels of one build, under one schedule."""
+    """A GPU that is none: kernels of one build, under one schedule.
+
+    Args:
+        build: plain or checked (emulator/build.py).
+        seed: the schedule.
+        csrc: where the sources are.
+    """
 
     def __init__(self, build: str = "plain", seed: int = 0, csrc: Path = CSRC):
-        self.csrc = csrc
         self.options = Options(build=build, seed=seed, folder=csrc)
+        self.launcher = _Launcher(self)
+        self.memory: dict[str, tuple[int, int]] = {}  # what kernels may touch, in the checked build
         self.traced: str | None = None  # memory whose traffic is counted; "": all
         self.traffic: dict[str, tuple[Traffic, Traffic]] = {}  # kernel -> (read, written)
-
-    def run(self, launch: _C.Launch, **memory: Memory | Sequence[Tensor]) -> None:
-        """Runs a launch; `memory` is all that the kernel may touch, by name."""
-        source = next(file for start, file in SOURCES.items() if launch.kernel.startswith(start))
-        module = RawModule(code=(self.csrc / source).read_text(), stand_in=self.options)
-        module.module.watch(_ranges(memory))
-        module.module.trace(self.traced is not None, self.traced or "")
-        kernel = module.get_function(launch.kernel)
-        params = np.frombuffer(launch.params, dtype=f"V{len(launch.params)}")
-        kernel((launch.grid,), (launch.block,), (params,), shared_mem=launch.shared_bytes)
-        if self.traced is not None:
-            self.traffic[launch.kernel] = module.module.traffic()
 
     def compose(
         self,
@@ -77,12 +60,11 @@ class Device:
         """As mixpipe.kernels.compose."""
         if out is None:
             out = unwritten((len(source), 3, *size), dtype, channels_last)
-        given = (list(patches), source, regions, origins, flips, blend, index_map)
-        parts = pack_parts(out, *given)
         scale = [1.0 / (255.0 * s) for s in std]
         bias = [-m / s for m, s in zip(mean, std, strict=True)]
-        launch = compose_launch(out, parts.ctypes.data, source, blend, index_map, scale, bias)
-        self.run(launch, patches=patches, parts=parts, index_map=index_map, out=out)
+        plan = (source, regions, origins, flips, blend, index_map)
+        with self.watching(patches=patches, index_map=index_map, out=out):
+            cuda.compose(self.launcher, out, list(patches), *plan, scale, bias)
         return out
 
     def mix_(
@@ -94,10 +76,8 @@ class Device:
         partners: Tensor | None = None,
     ) -> Tensor:
         """As mixpipe.kernels.mix_."""
-        chains, links, mode = pack_chains(images, regions, weights, partners)
-        if len(chains):
-            launch = mix_launch(images, chains.ctypes.data, links.ctypes.data, len(chains), mode)
-            self.run(launch, images=images, chains=chains, links=links)
+        with self.watching(images=images):
+            cuda.mix_(self.launcher, images, regions, weights, partners)
         if partners is not None:
             return images
         return images[: len(images) // (weights if regions is None else regions).shape[1]]
@@ -112,10 +92,10 @@ class Device:
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         """As mixpipe.kernels.dense_targets."""
-        out = unwritten((len(classes), num_classes), dtype)
-        launch = targets_launch(classes, weights, out, smoothing)
-        self.run(launch, classes=classes, weights=weights, out=out)
-        return out
+        with self.watching(classes=classes, weights=weights):
+            return cuda.dense_targets(
+                self.launcher, classes, weights, num_classes, smoothing, dtype
+            )
 
     def cross_entropy(
         self,
@@ -132,30 +112,75 @@ class Device:
         with_gradient: bool = True,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As mixpipe.kernels.composite_cross_entropy; the third result is d loss / d logits."""
-        table = (ids, table_losses, table_epochs)
-        arguments = prepare(
-            logits, targets, weights, *table, epoch, label_smoothing, ignore_index, with_gradient
-        )
-        smoothed = torch.full_like(arguments.weights, torch.nan)
-        finished = torch.zeros(1, dtype=torch.int32)
-        self.run(
-            arguments.launch(smoothed, finished),
-            **{name: value for name, value in vars(arguments).items() if isinstance(value, Tensor)},
-            smoothed=smoothed,
-            finished=finished,
-        )
-        assert int(finished) == 0
-        loss, per_constituent, gradient = results(arguments)
-        if with_gradient:
-            factor = 1.0 / (len(logits) * mixpipe.kernels.cross_entropy.gradient_scale(logits))
-            gradient = self.scale_gradient(gradient, torch.ones(()), factor)
+        given = {"logits": logits, "targets": targets, "weights": weights}
+        table = {"ids": ids, "table_losses": table_losses, "table_epochs": table_epochs}
+        with self.watching(**given, **table):
+            loss, per_constituent, gradient = cuda.composite_cross_entropy(
+                self.launcher,
+                *given.values(),
+                *table.values(),
+                epoch,
+                label_smoothing,
+                ignore_index,
+                with_gradient,
+            )
+        if with_gradient and len(logits):
+            factor = 1.0 / (len(logits) * gradient_scale(logits))
+            grad_loss = torch.ones(())
+            with self.watching(gradient=gradient, grad_loss=grad_loss):
+                gradient = cuda.scale_gradient(self.launcher, gradient, grad_loss, factor)
         return loss, per_constituent, gradient
 
-    def scale_gradient(self, gradient: Tensor, grad_loss: Tensor, factor: float) -> Tensor:
-        """The backward pass of the loss."""
-        result = unwritten(tuple(gradient.shape), gradient.dtype)
-        launch = scale_launch(gradient, grad_loss, result, factor)
-        self.run(launch, gradient=gradient, grad_loss=grad_loss, result=result)
+    @contextmanager
+    def watching(self, **given: Any) -> Iterator[None]:
+        """Kernels may touch the tensors given, by name, and what is allocated meanwhile."""
+        self.memory = _ranges(given)
+        with _Allocations(self) if self.options.build == "checked" else nullcontext():
+            yield
+
+
+class _Launcher(cuda.Launcher):
+    """The project's launcher with the emulator for CuPy."""
+
+    def __init__(self, device: Device):
+        super().__init__(self._load_source, lambda _: nullcontext())
+        self._device = device
+
+    def _load_source(self, source: str) -> RawModule:
+        options = self._device.options
+        code = (options.folder / source).read_text()
+        return RawModule(code=code, options=("--std=c++17",), stand_in=options)
+
+    def stage(self, array: np.ndarray, device: torch.device) -> Tensor:
+        tensor = super().stage(array, device)
+        self._device.memory |= _ranges({"staged": tensor})
+        return tensor
+
+    def __call__(self, launch: _C.Launch, device: torch.device) -> None:
+        owner = self._device
+        if launch.grid:
+            module = self._kernel(launch)._kernel.module
+            module.watch(owner.memory)
+            module.trace(owner.traced is not None, owner.traced or "")
+        super().__call__(launch, device)
+        if launch.grid and owner.traced is not None:
+            owner.traffic[launch.kernel] = module.traffic()
+
+
+class _Allocations(TorchDispatchMode):
+    """Notes every tensor that is made, named by its dtype and shape."""
+
+    def __init__(self, device: Device):
+        super().__init__()
+        self._device = device
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            name = f"{result.dtype}{list(result.shape)}"
+            if name in self._device.memory:
+                name += f" #{len(self._device.memory)}"
+            self._device.memory |= _ranges({name: result})
         return result
 
 
@@ -173,17 +198,13 @@ def unwritten(
     return flat.view(shape)
 
 
-def _ranges(memory: dict[str, Memory | Sequence[Tensor]]) -> dict[str, tuple[int, int]]:
-    """Address and bytes of all that is given. A view stands for its own elements only."""
+def _ranges(memory: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """Address and bytes of tensors and of sequences of them. A view stands for its own elements."""
     ranges = {}
     for name, value in memory.items():
-        if value is None:
-            continue
-        if isinstance(value, np.ndarray):
-            ranges[name] = (value.ctypes.data, value.nbytes)
-        elif isinstance(value, Tensor):
+        if isinstance(value, Tensor):
             ranges[name] = _extent(value)
-        else:
+        elif value is not None:
             ranges |= {f"{name}[{i}]": _extent(tensor) for i, tensor in enumerate(value)}
     return ranges
 

@@ -78,7 +78,8 @@ def test_cross_entropy_reads_logits_once_and_writes_the_gradient_once(dtype, mul
     else:
         targets = torch.randint(0, classes, (batch, k))
     size = logits.numel() * logits.element_size()
-    for name, direction in (("logits", 0), ("gradient", 1)):
+    gradient = f"{dtype}{[batch, k, classes]}"  # made by the launcher
+    for name, direction in (("logits", 0), (gradient, 1)):
         device = traced(name)
         device.cross_entropy(logits, targets, torch.rand(batch, k))
         (kernel,) = (kernel for kernel in device.traffic if "cross_entropy" in kernel)

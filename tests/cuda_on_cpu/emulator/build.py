@@ -50,6 +50,8 @@ _INSTRUMENTED = {
     ),
 }
 BUILDS = tuple(_INSTRUMENTED)
+# Exit status of a process in which a sanitizer found something.
+SANITIZER_EXIT = 66
 
 
 class BuildError(RuntimeError):
@@ -177,12 +179,16 @@ def program(path: Path, *, build: str = "plain", options: Sequence[str] = ()) ->
 
 
 def sanitized_environment(seed: int = 0) -> dict[str, str]:
-    """Environment of a process that loads sanitized builds."""
-    libasan = _run([COMPILER, "-print-file-name=libasan.so"]).strip()
+    """Environment of a process that loads or is a sanitized build.
+
+    libstdc++ too comes first, as libasan looks for its functions when it starts.
+    """
+    names = ("libasan.so", "libstdc++.so")
+    libraries = [_run([COMPILER, f"-print-file-name={name}"]).strip() for name in names]
     return {
         **os.environ,
-        "LD_PRELOAD": libasan,
-        "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0:exitcode=66",
-        "UBSAN_OPTIONS": "print_stacktrace=0:exitcode=66",
+        "LD_PRELOAD": " ".join(libraries),
+        "ASAN_OPTIONS": f"detect_leaks=0:exitcode={SANITIZER_EXIT}",
+        "UBSAN_OPTIONS": f"exitcode={SANITIZER_EXIT}",
         "EMULATOR_SEED": str(seed),
     }

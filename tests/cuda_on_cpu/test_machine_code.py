@@ -1,0 +1,99 @@
+"""The kernels through NVIDIA's compilers, for every architecture, and what they compile to."""
+
+import shutil
+import struct
+from pathlib import Path
+
+import kernel_table
+import pytest
+from compilers import ARCHITECTURES, compile_nvcc, compile_nvrtc, nvrtc, program
+
+import mixpipe.kernels
+from mixpipe import _C
+from mixpipe.kernels.cuda import self_contained
+
+ROOT = Path(__file__).parents[2]
+SOURCES = kernel_table.SOURCES
+
+needs_nvrtc_12 = pytest.mark.skipif(
+    nvrtc(12) is None, reason="the wheel nvidia-cuda-nvrtc-cu12 is not installed"
+)
+needs_machine_code = pytest.mark.skipif(
+    nvrtc(13) is None or program("nvdisasm") is None,
+    reason="the wheels nvidia-cuda-nvrtc 13 and nvidia-cuda-nvdisasm are not installed",
+)
+needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on the PATH")
+every_source = pytest.mark.parametrize("source", SOURCES)
+every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
+
+
+def test_the_extension_holds_the_sources_as_they_are():
+    for name, text in _C.device_sources().items():
+        assert text == (ROOT / "csrc" / name).read_text(), f"{name}: build the extension anew"
+
+
+@needs_nvrtc_12
+@every_architecture
+@every_source
+def test_nvrtc_12_compiles(source, architecture):
+    """To PTX: machine code is looked at below, from NVRTC 13."""
+    ptx, _ = compile_nvrtc(
+        self_contained(source), version=12, architecture=architecture, machine_code=False
+    )
+    assert b".entry" in ptx
+
+
+@needs_machine_code
+@every_architecture
+@every_source
+def test_registers_spills_and_width_of_accesses(source, architecture):
+    kernels = kernel_table.machine_code(source, architecture)
+    assert kernels
+    for name, code in kernels.items():
+        assert (code.stack_bytes, code.spill_bytes, code.local) == (0, 0, 0), name
+        assert code.occupancy(kernel_table.threads_of(name)) >= 0.5, name
+        if name.endswith("_wide"):
+            assert code.stores.wide == code.stores.all, f"{name} has stores of less than 16 bytes"
+
+
+@needs_machine_code
+def test_the_documented_table_is_this_one():
+    """`python tests/cuda_on_cpu/kernel_table.py` writes it; compilers differ by release."""
+    documented = kernel_table.documented()
+    if f"NVRTC {kernel_table.nvrtc_release(13)}." not in documented:
+        pytest.skip("the document's table is of another release of NVRTC")
+    assert documented == kernel_table.table()
+
+
+@needs_nvcc
+def test_nvcc_builds_the_benchmark(tmp_path):
+    """With the architectures that the fatbins leave to their elders."""
+    options = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in (86, 89)]
+    target = tmp_path / "kernel_bench"
+    compile_nvcc(ROOT / "benchmarks" / "kernels.cu", target=target, options=options)
+    assert target.exists()
+
+
+@needs_nvcc
+@every_source
+def test_nvcc_built_the_fatbins(source):
+    """The extension's build made them; machine code of 8.0 runs on 8.6 and 8.9."""
+    folder = Path(mixpipe.kernels.__file__).parent / "fatbin"
+    fatbin = folder / source.replace(".cu", ".fatbin")
+    if not fatbin.exists():
+        pytest.skip("the extension was built without CUDA")
+    assert machine_code_in(fatbin.read_bytes()) >= {75, 80, 90, 100, 120}
+
+
+def machine_code_in(fatbin: bytes) -> set[int]:
+    """Architectures that a fatbin has machine code for."""
+    magic, _, at = struct.unpack_from("<IHH", fatbin)
+    assert magic == 0xBA55ED50
+    found = set()
+    while at < len(fatbin):
+        kind, _, header, size = struct.unpack_from("<HHIQ", fatbin, at)
+        (architecture,) = struct.unpack_from("<I", fatbin, at + 28)
+        if kind == 2:  # an ELF file; 1 is PTX
+            found.add(architecture)
+        at += header + size
+    return found

@@ -1,0 +1,226 @@
+"""Planted bugs: each must be found by what this folder checks kernels with; right kernels not.
+
+A mutant is a small change of a shipped source. It is run through the launcher in the checked build,
+under three schedules, on a few cases that touch every path; it counts as found when a check says
+what was planted, not just anything.
+"""
+
+from dataclasses import dataclass
+
+import pytest
+from batteries import CASES, half_sources
+from device import Device
+from emulator.module import LaunchError
+
+SEEDS = (0, 1, 5)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """What is planted, where, and what is said of it (a regular expression)."""
+
+    op: str
+    file: str
+    right: str
+    wrong: str
+    found: str
+
+
+WRONG_RESULT = "elements differ|not close"
+MUTANTS = {
+    # compose
+    "threads past the last row go on": Mutant(
+        "compose",
+        "compose.cu",
+        "  if (row >= (u32)p.height) return;\n",
+        "",
+        "out of bounds: write|race: write after write",
+    ),
+    "a vector that crosses a border counts as whole": Mutant(
+        "compose",
+        "compose.cu",
+        "x0 >= region.x0 && x1 <= region.x1",
+        "x0 >= region.x0",
+        f"out of bounds: read|{WRONG_RESULT}",
+    ),
+    "the last, shorter vector is stored whole": Mutant(
+        "compose",
+        "compose.cu",
+        "if (!shown.whole || count < kSize) {",
+        "if (!shown.whole) {",
+        "out of bounds: (read|write)|race: write after write",
+    ),
+    "words are read from where the pixels start": Mutant(
+        "compose",
+        "compose.cu",
+        "const u8* base = from - lead;",
+        "const u8* base = from;",
+        "misaligned: an access as|out of bounds: read",
+    ),
+    "a mirrored row starts one pixel late": Mutant(
+        "compose",
+        "compose.cu",
+        "flip ? x + kPixels - 1 : x",
+        "flip ? x + kPixels : x",
+        f"out of bounds: read|{WRONG_RESULT}",
+    ),
+    "an uncovered pixel gets the bias": Mutant(
+        "compose",
+        "compose.cu",
+        "covered ? fused_multiply_add(plane[i], scale[turned], bias[turned]) : 0.0f",
+        "fused_multiply_add(plane[i], scale[turned], bias[turned])",
+        WRONG_RESULT,
+    ),
+    "halves are cut off instead of rounded": Mutant(
+        "compose",
+        "common.h",
+        "magnitude - 0x38000000u + 0xfffu + odd",
+        "magnitude - 0x38000000u",
+        WRONG_RESULT,
+    ),
+    # mix_
+    "the last link of a cycle reads what was written": Mutant(
+        "mix",
+        "mix.cu",
+        "if (!chain.cyclic || k < chain.count - 1) source.load",
+        "source.load",
+        WRONG_RESULT,
+    ),
+    "each link of a cycle is left to another thread": Mutant(
+        "mix",
+        "mix.cu",
+        "    if (!shows(link, y, first, P::kSize, together)) continue;\n",
+        "    if (!shows(link, y, first, P::kSize, together)) continue;\n"
+        "    if ((u32)k % 2 != block % 2) continue;\n",
+        f"race: |{WRONG_RESULT}",
+    ),
+    "whole vectors are copied at a box's edge": Mutant(
+        "mix", "mix.cu", "} else if (end - begin < P::kSize) {", "} else if (false) {", WRONG_RESULT
+    ),
+    "every block works on the first chain's pixels": Mutant(
+        "mix",
+        "mix.cu",
+        "const u32 index = (block - c * (u32)p.blocks_per_chain) * kMixThreads + threadIdx.x;",
+        "const u32 index = (block - c * (u32)p.blocks_per_chain) * kMixThreads + threadIdx.x / 2;",
+        f"race: |{WRONG_RESULT}",
+    ),
+    # dense_targets
+    "the end of a row is not looked at": Mutant(
+        "targets",
+        "targets.cu",
+        "if (vector * kSize + i < p.num_classes) store_element",
+        "store_element",
+        "out of bounds: write|race: write after write",
+    ),
+    "threads past a row's vectors go on": Mutant(
+        "targets",
+        "targets.cu",
+        "  if (vector >= p.vectors_per_row) return;\n",
+        "",
+        "out of bounds: write|race: write after write",
+    ),
+    # sums over a block
+    "no barrier before the warps' values are read": Mutant(
+        "cross_entropy",
+        "device.h",
+        "  if (lane == 0) scratch[warp] = value;\n  __syncthreads();\n",
+        "  if (lane == 0) scratch[warp] = value;\n",
+        "race: read after write of shared|uninitialised",
+    ),
+    "no barrier before the sum is read": Mutant(
+        "cross_entropy",
+        "device.h",
+        "    if (lane == 0) scratch[32] = value;\n  }\n  __syncthreads();\n",
+        "    if (lane == 0) scratch[32] = value;\n  }\n",
+        "race: (read after write|write after read) of shared|uninitialised",
+    ),
+    "scratch is one value too short": Mutant(
+        "cross_entropy",
+        "cross_entropy.cu",
+        "  float combine[33];\n",
+        "  float combine[32];\n",
+        f"race: |{WRONG_RESULT}",
+    ),
+    "a shuffle names half of the warp": Mutant(
+        "cross_entropy",
+        "device.h",
+        "value = combine(value, __shfl_xor_sync(0xffffffffu, value, distance));",
+        "value = combine(value, __shfl_xor_sync(0x0000ffffu, value, distance));",
+        "is not in its own mask",
+    ),
+    # cross-entropy
+    "threads without a class leave before the barriers": Mutant(
+        "cross_entropy",
+        "cross_entropy.cu",
+        "  float total_weight = 0.0f;\n",
+        "  if (thread * kItems >= p.num_classes) return;\n  float total_weight = 0.0f;\n",
+        "deadlock",
+    ),
+    "weighted losses are handed over without a fence": Mutant(
+        "cross_entropy",
+        "cross_entropy.cu",
+        "    __threadfence();\n",
+        "",
+        "race: read after write of global",
+    ),
+    "every entry of a repeated id is written": Mutant(
+        "cross_entropy",
+        "cross_entropy.cu",
+        "if (later || threadIdx.x != 0) return;",
+        "if (threadIdx.x != 0) return;",
+        "race: write after write of global memory table_losses",
+    ),
+    "the last block but one adds up the loss": Mutant(
+        "cross_entropy",
+        "cross_entropy.cu",
+        "scratch.is_last = ticket == gridDim.x - 1;",
+        "scratch.is_last = ticket == gridDim.x - 2;",
+        "race: write after read of global",
+    ),
+    "a row starts one class early": Mutant(
+        "cross_entropy",
+        "cross_entropy.cu",
+        "const T* logits = (const T*)p.logits + (i64)blockIdx.x * p.num_classes;",
+        "const T* logits = (const T*)p.logits + (i64)blockIdx.x * p.num_classes - 1;",
+        f"out of bounds: read|{WRONG_RESULT}",
+    ),
+    "the last vector is scaled whole": Mutant(
+        "cross_entropy",
+        "cross_entropy.cu",
+        "if (first + kSize <= p.count && ",
+        "if (first < p.count && ",
+        "out of bounds: (read|write)",
+    ),
+}
+
+
+def run(op, folder):
+    for seed in SEEDS:
+        CASES[op](Device("checked", seed, folder))
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_planted_bug_is_found(name, tmp_path):
+    mutant = MUTANTS[name]
+    applied = []
+
+    def plant(file, text):
+        if file != mutant.file:
+            return text
+        applied.append(text.count(mutant.right))
+        return text.replace(mutant.right, mutant.wrong)
+
+    folder = half_sources(tmp_path, plant)
+    assert applied[0] >= 1, f"{mutant.file} has no {mutant.right!r} any more: plant the bug anew"
+    with pytest.raises((LaunchError, AssertionError), match=mutant.found):
+        run(mutant.op, folder)
+
+
+@pytest.mark.parametrize("op", CASES)
+def test_no_false_alarm(op, tmp_path):
+    run(op, half_sources(tmp_path))
+
+
+def test_there_are_enough_mutants():
+    assert len(MUTANTS) >= 12
+    assert {mutant.op for mutant in MUTANTS.values()} == set(CASES)

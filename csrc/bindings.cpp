@@ -10,12 +10,15 @@
 #include <functional>
 #include <initializer_list>
 #include <optional>
+#include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "cpu.h"
 #include "device_sources.h"
+#include "select.h"
 
 namespace py = pybind11;
 using namespace mixpipe;
@@ -51,9 +54,15 @@ template <class Params>
 Launch make_launch(const char* source, const std::string& kernel, const Params& params,
                    const Geometry& geometry, const std::string& description,
                    void (*cpu)(const Params&, int)) {
-  return {source,      kernel,
-          geometry,    std::string(reinterpret_cast<const char*>(&params), sizeof params),
-          description, [params, cpu](int threads) { cpu(params, threads); }};
+  return {source,
+          kernel,
+          geometry,
+          std::string(reinterpret_cast<const char*>(&params), sizeof params),
+          description,
+          [params, cpu, kernel](int threads) {
+            if (cpu == nullptr) throw std::logic_error(kernel + " has no CPU kernel");
+            cpu(params, threads);
+          }};
 }
 
 // "batch 4, width 224": the sizes of a launch for an error message.
@@ -483,6 +492,56 @@ Launch scale_gradient(u64 gradient, u64 grad_loss, u64 result, i64 count, float 
                      scale_prepare(p), describe({{"elements", count}}), &scale_gradient_cpu);
 }
 
+// The launches that find and mark the lowest samples, in their order. There is no CPU kernel: on
+// the CPU a plan ranks the table itself.
+std::vector<Launch> select_lowest(u64 losses, u64 epochs, u64 result, u64 sums, i32 size, i32 rule,
+                                  u32 seed, const std::vector<double>& factors,
+                                  const std::vector<double>& savings, double target) {
+  SelectParams p{};
+  p.losses = pointer<const float>(losses);
+  p.epochs = pointer<const i32>(epochs);
+  p.state = pointer<SelectState>(result);
+  p.masks = pointer<u32>(result + sizeof(SelectState));
+  p.sums = pointer<double>(sums);
+  p.size = size;
+  p.words = select_words(size);
+  p.rule = rule;
+  p.tiers = (i32)factors.size();
+  p.seed = seed;
+  p.target = target;
+  for (size_t t = 0; t < factors.size(); ++t) {
+    p.factors[t] = factors[t];
+    p.savings[t] = t < savings.size() ? savings[t] : 0.0;
+  }
+  const auto launch = [&p](const char* kernel) {
+    return make_launch<SelectParams>("select.cu", kernel, p, select_prepare(p),
+                                     describe({{"samples", p.size}, {"tiers", p.tiers}}), nullptr);
+  };
+  std::vector<Launch> launches{launch("select_measure")};
+  for (p.bit = select_search_bits(rule) - 1; p.bit >= 0; --p.bit)
+    launches.push_back(launch("select_search"));
+  launches.push_back(launch("select_mark"));
+  return launches;
+}
+
+// Bytes of the result, and where its masks begin: [tiers, words] of 32 samples each.
+std::pair<i64, i64> selection_layout(i32 size, i32 tiers) {
+  const i64 head = (i64)sizeof(SelectState);
+  return {head + (i64)tiers * select_words(size) * 4, head};
+}
+
+// (ranked, mean, samples in each mask) of a result.
+py::tuple read_selection(const py::bytes& result, i32 tiers) {
+  const std::string_view bytes = result;
+  if (bytes.size() < sizeof(SelectState))
+    throw py::value_error("result has " + std::to_string(bytes.size()) + " bytes, expected " +
+                          std::to_string(sizeof(SelectState)) + " or more");
+  SelectState state;
+  memcpy(&state, bytes.data(), sizeof state);
+  return py::make_tuple(state.ranked, state.mean,
+                        std::vector<u32>(state.taken, state.taken + tiers));
+}
+
 py::dict device_sources() {
   py::dict sources;
   for (const DeviceSource* source = kDeviceSources; source->name; ++source)
@@ -551,4 +610,12 @@ PYBIND11_MODULE(_C, module) {
   module.def("scale_gradient", &scale_gradient, py::kw_only(), py::arg("gradient"),
              py::arg("grad_loss"), py::arg("result"), py::arg("count"), py::arg("factor"),
              py::arg("dtype"));
+
+  module.attr("MAX_TIERS") = kMaxTiers;
+  module.attr("MOST_SELECT_BLOCKS") = kMostSelectBlocks;
+  module.def("select_lowest", &select_lowest, py::kw_only(), py::arg("losses"), py::arg("epochs"),
+             py::arg("result"), py::arg("sums"), py::arg("size"), py::arg("rule"), py::arg("seed"),
+             py::arg("factors"), py::arg("savings"), py::arg("target"));
+  module.def("selection_layout", &selection_layout, py::arg("size"), py::arg("tiers"));
+  module.def("read_selection", &read_selection, py::arg("result"), py::arg("tiers"));
 }

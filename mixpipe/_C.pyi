@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 MAX_CONSTITUENTS: int
 MAX_CUDA_CLASSES: int
+MAX_TIERS: int
+MOST_SELECT_BLOCKS: int
 DEVICE_SOURCES_HASH: str
 
 def instruction_set() -> str:
@@ -184,3 +186,26 @@ def cross_entropy(
 def scale_gradient(
     *, gradient: int, grad_loss: int, result: int, count: int, factor: float, dtype: int
 ) -> Launch: ...
+def select_lowest(
+    *,
+    losses: int,
+    epochs: int,
+    result: int,
+    sums: int,
+    size: int,
+    rule: int,
+    seed: int,
+    factors: list[float],
+    savings: list[float],
+    target: float,
+) -> list[Launch]:
+    """The launches (csrc/select.h) that make a result of zeros the selection, in their order.
+
+    They have no CPU kernel. `sums` is scratch: float64 [MOST_SELECT_BLOCKS].
+    """
+
+def selection_layout(size: int, tiers: int) -> tuple[int, int]:
+    """Bytes of a result, and the byte at which its masks begin: uint32 [tiers, ceil(size / 32)]."""
+
+def read_selection(result: bytes, tiers: int) -> tuple[int, float, list[int]]:
+    """Ranked samples, their mean, and the samples in each mask."""

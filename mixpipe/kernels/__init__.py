@@ -10,13 +10,16 @@ from mixpipe.kernels.cross_entropy import composite_cross_entropy
 from mixpipe.kernels.debug import debug
 from mixpipe.kernels.mix import mix_
 from mixpipe.kernels.resample import compose_resampled
+from mixpipe.kernels.select import Selection, select_lowest
 from mixpipe.kernels.targets import dense_targets
 
 __all__ = [
+    "Selection",
     "compose",
     "compose_resampled",
     "composite_cross_entropy",
     "debug",
     "dense_targets",
     "mix_",
+    "select_lowest",
 ]

@@ -10,7 +10,7 @@ first argument, so that a stand-in can take the launches where there is no GPU.
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import cache
 from pathlib import Path
@@ -29,6 +29,7 @@ from mixpipe.kernels.debug import debugging
 from mixpipe.kernels.mix import launch as mix_launch
 from mixpipe.kernels.mix import pack_chains
 from mixpipe.kernels.resample import pack_resample_parts
+from mixpipe.kernels.select import RULES, Selection, check_select, unpack_selection
 from mixpipe.kernels.targets import check_pairs
 from mixpipe.kernels.targets import launch as targets_launch
 
@@ -321,6 +322,39 @@ def scale_gradient(launch: Launcher, gradient: Tensor, grad_loss: Tensor, factor
     result = torch.empty_like(gradient)
     launch(scale_launch(gradient, grad_loss, result, factor), gradient.device)
     return result
+
+
+def select_lowest(
+    launch: Launcher,
+    losses: Tensor,
+    epochs: Tensor,
+    rule: str,
+    factors: Sequence[float],
+    *,
+    savings: Sequence[float] = (),
+    target: float = 0.0,
+    seed: int = 0,
+) -> Selection:
+    """:func:`mixpipe.kernels.select_lowest` on the table's device; one copy to the host."""
+    check_select(losses, epochs, rule, factors, savings)
+    size, tiers, device = len(losses), len(factors), losses.device
+    count, _ = _C.selection_layout(size, tiers)
+    result = torch.zeros(count, dtype=torch.uint8, device=device)
+    sums = torch.empty(_C.MOST_SELECT_BLOCKS, dtype=torch.float64, device=device)
+    for step in _C.select_lowest(
+        losses=losses.data_ptr(),
+        epochs=epochs.data_ptr(),
+        result=result.data_ptr(),
+        sums=sums.data_ptr(),
+        size=size,
+        rule=RULES.index(rule),
+        seed=seed % 2**32,
+        factors=list(factors),
+        savings=list(savings),
+        target=target,
+    ):
+        launch(step, device)
+    return unpack_selection(result.cpu().numpy().tobytes(), size, tiers)
 
 
 def _register(name: str, function: Callable[..., Any]) -> None:

@@ -12,8 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mixpipe.kernels.compose import IMAGENET_MEAN, IMAGENET_STD
+from mixpipe.kernels.select import Selection
 
-__all__ = ["compose", "compose_resampled", "composite_cross_entropy", "dense_targets", "mix_"]
+__all__ = [
+    "compose",
+    "compose_resampled",
+    "composite_cross_entropy",
+    "dense_targets",
+    "mix_",
+    "select_lowest",
+]
 
 
 def _fused_multiply_add(a: Tensor, b: Tensor | float, c: Tensor | float) -> Tensor:
@@ -242,3 +250,57 @@ def composite_cross_entropy(
                     table_losses[ids[b, k]] = per_constituent[b, k]
                     table_epochs[ids[b, k]] = epoch
     return loss.float(), per_constituent
+
+
+def select_lowest(
+    losses: Tensor,
+    epochs: Tensor,
+    rule: str,
+    factors: Sequence[float],
+    *,
+    savings: Sequence[float] = (),
+    target: float = 0.0,
+    seed: int = 0,
+) -> Selection:
+    """See :func:`mixpipe.kernels.select_lowest`."""
+    is_ranked = (epochs >= 0) & losses.isfinite()
+    values = torch.where(is_ranked, losses.clamp(min=0.0), torch.inf)
+    ordered = values.sort().values[: int(is_ranked.sum())]
+    ranked = len(ordered)
+    mean = float(ordered.double().mean()) if ranked else 0.0
+
+    def up_to(threshold: float) -> Tensor:
+        most = torch.finfo(torch.float32).max
+        return is_ranked & (values <= torch.tensor(min(threshold, most), dtype=torch.float32))
+
+    if rule == "share":
+        # By value, then by a hash of the id: a stable sort of what is sorted by the hash.
+        ids = torch.arange(len(losses), dtype=torch.int64)
+        by_hash = _scramble(ids ^ int(_scramble(torch.tensor(seed % 2**32)))).sort().indices
+        order = by_hash[values[by_hash].sort(stable=True).indices]
+        masks = torch.zeros(len(factors), len(losses), dtype=torch.bool)
+        for mask, factor in zip(masks, factors, strict=True):
+            mask[order[: min(round(factor * ranked), ranked)]] = True
+    elif rule == "mean":
+        masks = torch.stack([up_to(factor * mean) for factor in factors])
+    else:
+        masks = torch.zeros(len(factors), len(losses), dtype=torch.bool)
+        found = 0
+        for bit in reversed(range(31)):  # the largest float32, bit by bit
+            scale = torch.tensor(found | 1 << bit, dtype=torch.int32).view(torch.float32)
+            if not bool(scale.isfinite()):
+                continue
+            candidate = torch.stack([up_to(factor * float(scale) * mean) for factor in factors])
+            counts = candidate.sum(1).tolist()
+            if sum(n * s for n, s in zip(counts, savings, strict=True)) <= target:
+                found, masks = found | 1 << bit, candidate
+    return Selection(ranked, mean, masks.sum(1).tolist(), masks.numpy())
+
+
+def _scramble(numbers: Tensor) -> Tensor:
+    """A one-to-one map of 32-bit numbers in int64 (the finaliser of MurmurHash3)."""
+    numbers = numbers ^ numbers >> 16
+    numbers = numbers * 0x85EBCA6B & 0xFFFFFFFF
+    numbers = numbers ^ numbers >> 13
+    numbers = numbers * 0xC2B2AE35 & 0xFFFFFFFF
+    return numbers ^ numbers >> 16

@@ -77,3 +77,24 @@ def compose_cases(draw: st.DrawFn, modes: tuple[str, ...] = ("regions", "blend",
         if mode == "index_map"
         else None,
     )
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> tuple[Tensor, Tensor, str, list[float], dict[str, object]]:
+    """Loss tables with ties, unseen samples and losses that are not finite, and a rule."""
+    rng = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    size = draw(st.one_of(st.integers(1, 70), st.sampled_from([1024, 5000])))
+    losses = torch.rand(size, generator=rng) * draw(st.sampled_from([1e-3, 1.0, 1e3]))
+    if draw(st.booleans()):  # many equal ones
+        losses = losses.mul(4).ceil()
+    losses[torch.rand(size, generator=rng) < 0.02] = torch.inf
+    losses[torch.rand(size, generator=rng) < 0.02] = torch.nan
+    epochs = torch.randint(-1, 3, (size,), generator=rng, dtype=torch.int32)
+    rule = draw(st.sampled_from(["mean", "share", "budget"]))
+    tiers = draw(st.integers(1, 4))
+    factors = torch.rand(tiers, generator=rng).mul(1.5).tolist()
+    how: dict[str, object] = {"seed": draw(st.integers(0, 99))}
+    if rule == "budget":
+        how["savings"] = torch.rand(tiers, generator=rng).tolist()
+        how["target"] = draw(st.floats(0.0, 1.5)) * size * 0.3
+    return losses, epochs, rule, factors, how

@@ -8,7 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from comparisons import compare_compose, compare_cross_entropy, compare_mix, compare_targets
+from comparisons import (
+    compare_compose,
+    compare_cross_entropy,
+    compare_mix,
+    compare_resampled,
+    compare_selection,
+    compare_targets,
+)
 from device import CSRC, Device, unwritten
 
 F16 = torch.float16
@@ -43,6 +50,41 @@ def compose_cases(device: Device) -> None:
             dtype=F16,
             channels_last=channels_last,
         )
+
+
+def resample_cases(device: Device) -> None:
+    """Up, down and by parts of a pixel; aligned and odd widths; flips; tiles beyond the canvas."""
+    rng = torch.Generator().manual_seed(0)
+    rectangles = [
+        torch.randint(0, 256, (h, w, 3), generator=rng, dtype=torch.uint8)
+        for h, w in ((30, 50), (7, 9))
+    ]
+    windows = torch.tensor([[1.5, 2.25, 29.0, 47.5], [0.0, 0.0, 7.0, 9.0]])
+    for width in (40, 37):
+        for channels_last in (False, True):
+            compare_resampled(
+                device,
+                rectangles=rectangles,
+                windows=windows,
+                sizes=torch.tensor([[9, 13], [9, width - 13]]).int(),
+                source=torch.tensor([[0, 1]]).int(),
+                regions=torch.tensor([[[0, 0, 9, 13], [0, 13, 9, width]]]).int(),
+                flips=torch.tensor([[True, False]]),
+                size=(9, width),
+                dtype=F16,
+                channels_last=channels_last,
+            )
+
+
+def select_cases(device: Device) -> None:
+    """Each rule on a table of several blocks that ends within a warp; equal losses, unseen ones."""
+    rng = torch.Generator().manual_seed(0)
+    losses = torch.rand(1055, generator=rng).mul(50).round() / 16
+    epochs = torch.randint(-1, 4, (1055,), generator=rng).int()
+    table = (losses, epochs)
+    compare_selection(device, *table, "mean", [1.0, 0.5])
+    compare_selection(device, *table, "share", [0.5, 0.25], seed=4)
+    compare_selection(device, *table, "budget", [1.0, 0.3], savings=[0.5, 0.25], target=250.0)
 
 
 def mix_cases(device: Device) -> None:
@@ -93,9 +135,11 @@ def cross_entropy_cases(device: Device) -> None:
 
 CASES = {
     "compose": compose_cases,
+    "resample": resample_cases,
     "mix": mix_cases,
     "targets": targets_cases,
     "cross_entropy": cross_entropy_cases,
+    "select": select_cases,
 }
 
 

@@ -7,11 +7,20 @@ around the limits of a kernel's register budget.
 import torch
 from device import unwritten
 from hypothesis import strategies as st
-from kernel_cases import compose_cases, random_regions
+from kernel_cases import compose_cases, random_regions, tables
+from resample_inputs import resample_cases
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-__all__ = ["DTYPES", "compose_cases", "cross_entropy_cases", "mix_cases", "random_regions"]
+__all__ = [
+    "DTYPES",
+    "compose_cases",
+    "cross_entropy_cases",
+    "mix_cases",
+    "random_regions",
+    "resample_cases",
+    "tables",
+]
 
 
 def placed(values: Tensor, channels_last: bool, offset: int) -> Tensor:

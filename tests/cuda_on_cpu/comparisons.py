@@ -1,5 +1,6 @@
 """What "equal to the reference" means for each kernel; raises AssertionError where it is not so."""
 
+import math
 from typing import Any
 
 import torch
@@ -42,6 +43,16 @@ def compare_compose(
     same_bits(device.compose(**arguments, out=out), reference.compose(**arguments, **how))
 
 
+def compare_resampled(
+    device: Device, *, dtype: torch.dtype, channels_last: bool, offset: int = 0, **arguments: Any
+) -> None:
+    shape = (len(arguments["source"]), 3, *arguments["size"])
+    out = unwritten(shape, dtype, channels_last, offset)
+    how = {"dtype": dtype, "channels_last": channels_last}
+    got = device.compose_resampled(**arguments, out=out)
+    same_bits(got, reference.compose_resampled(**arguments, **how))
+
+
 def compare_mix(device: Device, images: Tensor, how: dict[str, Tensor]) -> None:
     want = images.clone()
     mixed = len(reference.mix_(want, **how))
@@ -70,3 +81,10 @@ def compare_cross_entropy(
     if "table_losses" in how:
         torch.testing.assert_close(own["table_losses"], others["table_losses"], **LOSS)
         assert torch.equal(own["table_epochs"], others["table_epochs"])
+
+
+def compare_selection(device: Device, *table: Any, **how: Any) -> None:
+    got, want = device.select_lowest(*table, **how), reference.select_lowest(*table, **how)
+    assert (got.ranked, got.counts) == (want.ranked, want.counts), "counts are not close"
+    assert math.isclose(got.mean, want.mean, rel_tol=1e-12), "means are not close"
+    assert (got.masks == want.masks).all(), "masks: elements differ"

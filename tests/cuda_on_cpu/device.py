@@ -18,8 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mixpipe import _C
 from mixpipe.kernels import cuda
-from mixpipe.kernels.compose import IMAGENET_MEAN, IMAGENET_STD
+from mixpipe.kernels.compose import IMAGENET_MEAN, IMAGENET_STD, scale_and_bias
 from mixpipe.kernels.cross_entropy import gradient_scale
+from mixpipe.kernels.select import Selection
 
 CSRC = Path(__file__).parents[2] / "csrc"
 
@@ -51,8 +52,6 @@ class Device:
         flips: Tensor | None = None,
         blend: Tensor | None = None,
         index_map: Tensor | None = None,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
         dtype: torch.dtype = torch.float32,
         channels_last: bool = False,
         out: Tensor | None = None,
@@ -60,11 +59,36 @@ class Device:
         """As mixpipe.kernels.compose."""
         if out is None:
             out = unwritten((len(source), 3, *size), dtype, channels_last)
-        scale = [1.0 / (255.0 * s) for s in std]
-        bias = [-m / s for m, s in zip(mean, std, strict=True)]
         plan = (source, regions, origins, flips, blend, index_map)
+        arithmetic = scale_and_bias(IMAGENET_MEAN, IMAGENET_STD)
         with self.watching(patches=patches, index_map=index_map, out=out):
-            cuda.compose(self.launcher, out, list(patches), *plan, scale, bias)
+            cuda.compose(self.launcher, out, list(patches), *plan, *arithmetic)
+        return out
+
+    def compose_resampled(
+        self,
+        rectangles: Sequence[Tensor],
+        windows: Tensor,
+        sizes: Tensor,
+        source: Tensor,
+        regions: Tensor | None,
+        *,
+        size: tuple[int, int],
+        origins: Tensor | None = None,
+        flips: Tensor | None = None,
+        blend: Tensor | None = None,
+        index_map: Tensor | None = None,
+        dtype: torch.dtype = torch.float32,
+        channels_last: bool = False,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """As mixpipe.kernels.compose_resampled."""
+        if out is None:
+            out = unwritten((len(source), 3, *size), dtype, channels_last)
+        given = (list(rectangles), windows, sizes, source, regions, origins, flips, blend)
+        arithmetic = scale_and_bias(IMAGENET_MEAN, IMAGENET_STD)
+        with self.watching(rectangles=rectangles, index_map=index_map, out=out):
+            cuda.compose_resampled(self.launcher, out, *given, index_map, *arithmetic)
         return out
 
     def mix_(
@@ -130,6 +154,13 @@ class Device:
             with self.watching(gradient=gradient, grad_loss=grad_loss):
                 gradient = cuda.scale_gradient(self.launcher, gradient, grad_loss, factor)
         return loss, per_constituent, gradient
+
+    def select_lowest(
+        self, losses: Tensor, epochs: Tensor, rule: str, factors: Sequence[float], **how: Any
+    ) -> Selection:
+        """As mixpipe.kernels.select_lowest."""
+        with self.watching(losses=losses, epochs=epochs):
+            return cuda.select_lowest(self.launcher, losses, epochs, rule, factors, **how)
 
     @contextmanager
     def watching(self, **given: Any) -> Iterator[None]:

@@ -33,6 +33,7 @@ THREADS = {
     "softmax": 1024,
     "sigmoid": 256,
     "scale_gradient": 256,
+    "select": 256,
 }
 
 

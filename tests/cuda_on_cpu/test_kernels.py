@@ -2,11 +2,20 @@
 
 import pytest
 import torch
-from cases import DTYPES, compose_cases, cross_entropy_cases, mix_cases
+from cases import (
+    DTYPES,
+    compose_cases,
+    cross_entropy_cases,
+    mix_cases,
+    resample_cases,
+    tables,
+)
 from comparisons import (
     compare_compose,
     compare_cross_entropy,
     compare_mix,
+    compare_resampled,
+    compare_selection,
     compare_targets,
     same_bits,
 )
@@ -48,6 +57,38 @@ def test_compose(device, examples):
     def _(device, case, dtype, channels_last, offset):
         how = {"dtype": dtype, "channels_last": channels_last, "offset": offset}
         compare_compose(device, **case.arguments(), **how)
+
+
+@BOTH
+def test_compose_resampled(device, examples):
+    @each(
+        examples // 2,
+        device,
+        resample_cases(),
+        st.sampled_from(DTYPES),
+        st.booleans(),
+        st.sampled_from([0, 0, 1, 8]),
+    )
+    def _(device, arguments, dtype, channels_last, offset):
+        how = {"dtype": dtype, "channels_last": channels_last, "offset": offset}
+        compare_resampled(device, **arguments, **how)
+
+
+@BOTH
+def test_select_lowest(device, examples):
+    @each(examples // 3, device, tables())
+    def _(device, case):
+        losses, epochs, rule, factors, how = case
+        compare_selection(device, losses, epochs, rule, factors, **how)
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_selection_from_a_large_table(seed):
+    """More samples than the largest grid takes at once, losses given twice, some unseen."""
+    rng = torch.Generator().manual_seed(0)
+    losses = torch.rand(300_001, generator=rng).mul(1000).round() / 256
+    epochs = torch.randint(-1, 4, losses.shape, generator=rng).int()
+    compare_selection(Device(seed=seed), losses, epochs, "mean", [0.7, 0.2])
 
 
 @BOTH

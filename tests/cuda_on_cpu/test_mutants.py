@@ -78,6 +78,21 @@ MUTANTS = {
         "magnitude - 0x38000000u",
         WRONG_RESULT,
     ),
+    # compose_resampled
+    "a tile is stored before it is whole": Mutant(
+        "resample",
+        "resample.cu",
+        "  __syncthreads();\n",
+        "",
+        "race: read after write of shared|uninitialised",
+    ),
+    "the first tap lies outside": Mutant(
+        "resample",
+        "resample.cu",
+        "down.first * part.row_stride",
+        "(down.first - 1) * part.row_stride",
+        f"out of bounds: read|{WRONG_RESULT}",
+    ),
     # mix_
     "the last link of a cycle reads what was written": Mutant(
         "mix",
@@ -183,6 +198,28 @@ MUTANTS = {
         "const T* logits = (const T*)p.logits + (i64)blockIdx.x * p.num_classes;",
         "const T* logits = (const T*)p.logits + (i64)blockIdx.x * p.num_classes - 1;",
         f"out of bounds: read|{WRONG_RESULT}",
+    ),
+    # select_lowest
+    "sums are handed over without a fence": Mutant(
+        "select",
+        "select.cu",
+        "    __threadfence();  // after the barrier",
+        "    // after the barrier",
+        "race: read after write of global",
+    ),
+    "lanes beyond the end leave a vote": Mutant(
+        "select",
+        "select.cu",
+        "i - lane < p.size; i += stride",
+        "i < p.size; i += stride",
+        "deadlock|others wait in",
+    ),
+    "the count is not atomic": Mutant(
+        "select",
+        "select.cu",
+        "atomicAdd(&p.state->ranked, ranked);",
+        "p.state->ranked += ranked;",
+        "race: ",
     ),
     "the last vector is scaled whole": Mutant(
         "cross_entropy",

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mixpipe.bench import method
+from mixpipe.bench import method, plan
 from mixpipe.report import Figure, write_report
 
 __all__ = ["bench"]
@@ -72,6 +72,32 @@ def method_command(
         write_report(json_file, rows, figures)
         method.draw(json_file.with_suffix(".png"), rows, chosen.about)
         console.print(f"written to {json_file} and {json_file.with_suffix('.png')}")
+
+
+@bench.command("plan")
+def plan_command(
+    largest: Annotated[int, typer.Option(help="Samples of the largest plan.")] = 10**8,
+    json_file: JsonFile = None,
+) -> None:
+    """Make plans of 10,000 samples and more: time and memory of every policy."""
+    rows = plan.run_plans(plan.sizes_up_to(largest), progress=console.is_terminal)
+    rows += plan.time_batches(min(largest, plan.IMAGENET))
+    table = Table("policy", "samples", "seconds", "ns a sample", "peak bytes a sample")
+    for row in rows:
+        if "policy" in row:
+            table.add_row(
+                row["policy"],
+                f"{row['samples']:,}",
+                f"{row['seconds']:.3g}",
+                f"{row['nanoseconds_per_sample']:.0f}",
+                f"{row['peak_bytes_per_sample']:.1f}",
+            )
+    console.print(table)
+    figures = plan.plan_figures(rows)
+    print_figures(figures)
+    if json_file is not None:
+        write_report(json_file, rows, figures)
+        console.print(f"written to {json_file}")
 
 
 def print_figures(figures: list[Figure]) -> None:

@@ -40,10 +40,21 @@ MIXPIPE_INLINE void put8(T* to, F8 value) {
     store8(to, value);
 }
 
+// Fewer elements than a vector has: nothing behind them is read or written.
+template <class T, class Source>
+void normalise_few(const Source* from, T* to, i32 n, const float* scale, const float* bias) {
+  Source given[kLanes] = {};
+  T result[kLanes];
+  memcpy(given, from, n * sizeof(Source));
+  store8(result, fma8(load8(given), load8(scale), load8(bias)));
+  memcpy((void*)to, result, n * sizeof(T));
+}
+
 // to[i] = fmaf(from[i], scale[i + phase], bias[i + phase]) for n elements. Streaming, `to` starts
 // at a multiple of 16 bytes and n is a multiple of the lanes.
 template <bool kStream, class T, class Source>
 void normalise(const Source* from, T* to, i32 n, const Pattern& pattern, i32 phase) {
+  const i32 total = n;
   const float *scale = pattern.scale + phase, *bias = pattern.bias + phase;
   const F8 s0 = load8(scale), s1 = load8(scale + 8), s2 = load8(scale + 16);
   const F8 b0 = load8(bias), b1 = load8(bias + 8), b2 = load8(bias + 16);
@@ -55,21 +66,28 @@ void normalise(const Source* from, T* to, i32 n, const Pattern& pattern, i32 pha
   i32 i = 0;
   for (; i + kLanes <= n; i += kLanes)
     put8<kStream>(to + i, fma8(load8(from + i), load8(scale + i), load8(bias + i)));
-  for (; i < n; ++i) store_element(to + i, fused_multiply_add((float)from[i], scale[i], bias[i]));
+  if (i == n) return;
+  if (total < kLanes) return normalise_few(from, to, n, scale, bias);
+  // The last vector again, as far back as it must begin; the pattern repeats every three elements.
+  const i32 last = n - kLanes, turned = (last + kPeriod) % 3;
+  store8(to + last, fma8(load8(from + last), load8(scale + turned), load8(bias + turned)));
 }
 
+// `last` is the pixel that comes first; the others lie before it.
 void reverse_pixels(const u8* last, u8* to, i32 n) {
+  const u8* from = last - 3 * (n - 1);
   i32 i = 0;
 #if defined(MIXPIPE_AVX2)
-  // Five pixels a shuffle; a load takes the byte before its first pixel and a store puts one byte
-  // after its last, so both stay inside the row until the last few pixels.
-  const __m128i order = _mm_setr_epi8(13, 14, 15, 10, 11, 12, 7, 8, 9, 4, 5, 6, 1, 2, 3, 0);
+  // Five pixels a shuffle, read in the order of memory, as prefetchers like it. A load takes the
+  // byte behind its last pixel and a store puts one byte before its first, so both stay inside the
+  // row until the last few pixels.
+  const __m128i order = _mm_setr_epi8(15, 12, 13, 14, 9, 10, 11, 6, 7, 8, 3, 4, 5, 0, 1, 2);
   for (; i + 6 <= n; i += 5) {
-    const __m128i pixels = _mm_loadu_si128((const __m128i*)(last - 3 * i - 13));
-    _mm_storeu_si128((__m128i*)(to + 3 * i), _mm_shuffle_epi8(pixels, order));
+    const __m128i pixels = _mm_loadu_si128((const __m128i*)(from + 3 * i));
+    _mm_storeu_si128((__m128i*)(to + 3 * (n - 5 - i) - 1), _mm_shuffle_epi8(pixels, order));
   }
 #endif
-  for (; i < n; ++i) memcpy(to + 3 * i, last - 3 * i, 3);
+  for (; i < n; ++i) memcpy(to + 3 * (n - 1 - i), from + 3 * i, 3);
 }
 
 // Interleaved pixels to three planes, plane_stride bytes apart.
@@ -89,26 +107,23 @@ void split_planes(const u8* from, u8* to, i32 plane_stride, i32 n) {
     return _mm_or_si128(_mm_or_si128(_mm_shuffle_epi8(a, x), _mm_shuffle_epi8(b, y)),
                         _mm_shuffle_epi8(c, z));
   };
-  for (; i + 16 <= n; i += 16) {
+  while (i < n && n >= 16) {
+    i = min_i32(i, n - 16);  // the last pixels again, with some before them
     const __m128i a = _mm_loadu_si128((const __m128i*)(from + 3 * i));
     const __m128i b = _mm_loadu_si128((const __m128i*)(from + 3 * i + 16));
     const __m128i c = _mm_loadu_si128((const __m128i*)(from + 3 * i + 32));
     _mm_storeu_si128((__m128i*)(to + i), gather(a, b, c, r0, r1, r2));
     _mm_storeu_si128((__m128i*)(to + plane_stride + i), gather(a, b, c, g0, g1, g2));
     _mm_storeu_si128((__m128i*)(to + 2 * plane_stride + i), gather(a, b, c, b0, b1, b2));
+    i += 16;
   }
 #endif
   for (; i < n; ++i)
     for (i32 c = 0; c < 3; ++c) to[c * plane_stride + i] = from[3 * i + c];
 }
 
-template <class T>
-void fill_zero(T* to, i32 n) {
-  memset((void*)to, 0, n * sizeof(T));
-}
-
 // One thread's work on rows: scratch space and the canvas in hand. Streaming (kStream), only whole
-// vectors are written; the vector in which two runs meet is made element by element.
+// vectors are written; what a run leaves of one is carried to the next run.
 template <class T, bool kStream>
 class RowWriter {
  public:
@@ -186,19 +201,50 @@ class RowWriter {
   template <class Source>
   void finish(const Source* from, const Run& run) {
     const i32 begin = run.x0 * channels_together_, end = run.x1 * channels_together_;
-    const i32 first = kStream ? ceil_div(begin, kLanes) * kLanes : begin;
-    const i32 last = kStream ? end / kLanes * kLanes : end;
-    const bool seam = last < end && last >= first;  // a vector that the next run shares
     for (i32 c = 0; c < planes_together_; ++c) {
       T* row = out_ + (c * p_.height + y_) * p_.width * channels_together_;
-      if (from == nullptr)
-        zero(row + first, last - first);
+      const Source* values = from == nullptr ? nullptr : from + c * p_.width;
+      i32 at = begin;
+      const auto advance = [&](i32 n) {
+        at += n;
+        if (values != nullptr) values += n;
+      };
+      if (kStream && carried_[c] > 0) {
+        const i32 n = min_i32(kLanes - carried_[c], end - at);
+        put_few(values, carry(c) + carried_[c], n, c, at, 0, end - at - n);
+        carried_[c] += n;
+        advance(n);
+        if (carried_[c] < kLanes) continue;
+        put8<kStream>(row + at - kLanes, load8(carry(c)));
+      }
+      const i32 whole = kStream ? (end - at) / kLanes * kLanes : end - at;
+      if (values == nullptr)
+        zero(row + at, whole);
       else
-        normalise<kStream>(from + c * p_.width + first - begin, row + first, last - first,
-                           pattern_[c], first % channels_together_);
-      if (seam) join(row + last, last, c);
+        normalise<kStream>(values, row + at, whole, pattern_[c], at % channels_together_);
+      advance(whole);
+      carried_[c] = end - at;
+      put_few(values, carry(c), end - at, c, at, min_i32(at - begin, kLanes - (end - at)), 0);
     }
   }
+
+  // n elements, at most a vector, of plane c from element `at` of the row, which has `before` of
+  // the run's elements in front. `to` lies in a carry, where what surrounds them may be written
+  // over.
+  template <class Source>
+  void put_few(const Source* values, T* to, i32 n, i32 c, i32 at, i32 before, i32 behind) {
+    if (n == 0) return;
+    if (values == nullptr) return zero(to, n);
+    const bool whole = before + n + behind >= kLanes;
+    const i32 back = whole ? before : 0, phase = (at - back) % channels_together_;
+    const float *scale = pattern_[c].scale + phase, *bias = pattern_[c].bias + phase;
+    if (whole)
+      store8(to - back, fma8(load8(values - back), load8(scale), load8(bias)));
+    else
+      normalise_few(values, to, n, scale, bias);
+  }
+
+  T* carry(i32 c) { return carry_[c] + kLanes; }
 
   void zero(T* to, i32 n) {
     i32 i = 0;
@@ -206,21 +252,13 @@ class RowWriter {
     for (; i < n; ++i) store_element(to + i, 0.0f);
   }
 
-  void join(T* to, i32 element, i32 plane) {
-    float values[kLanes];
-    for (i32 i = 0; i < kLanes; ++i) {
-      const i32 x = (element + i) / channels_together_;
-      const i32 channel = plane + (element + i) % channels_together_;
-      values[i] = compose_element(p_, parts_, b_, y_, x, channel);
-    }
-    put8<kStream>(to, load8(values));
-  }
-
   const ComposeParams& p_;
   i32 channels_together_, planes_together_;  // NHWC: one plane of three channels; NCHW: 1 of 3
   std::vector<u8> mirrored_, planes_;
   std::vector<float> sums_;
   Pattern pattern_[3];
+  T carry_[3][3 * kLanes];  // the middle: a vector's first elements, in each plane
+  i32 carried_[3] = {0, 0, 0};
   i32 b_ = 0, y_ = 0;
   const ComposePart* parts_ = nullptr;
   T* out_ = nullptr;

@@ -1,16 +1,28 @@
-// Picks the CPU kernels' instruction set, once a call: a wheel runs on any machine.
+// Picks the CPU kernels' instruction set: a wheel runs on any machine. MIXPIPE_CPU=baseline in the
+// environment asks for what every machine has, to test it on those that have more.
+#include <stdlib.h>
+#include <string.h>
+
 #include "cpu.h"
 
 namespace mixpipe {
 namespace {
-bool has_avx2() {
+
+bool find_avx2() {
 #if defined(MIXPIPE_HAVE_AVX2)
+  const char* asked = getenv("MIXPIPE_CPU");
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-         __builtin_cpu_supports("f16c");
+         __builtin_cpu_supports("f16c") && (asked == nullptr || strcmp(asked, "baseline") != 0);
 #else
   return false;
 #endif
 }
+
+bool has_avx2() {
+  static const bool found = find_avx2();
+  return found;
+}
+
 }  // namespace
 
 const char* instruction_set() {

@@ -43,8 +43,11 @@ MIXPIPE_INLINE __m128i round_to_bfloat16(F8 value) {
   const __m256i bits = _mm256_castps_si256(value);
   const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
   __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
-  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(value, value, _CMP_UNORD_Q));
-  rounded = _mm256_blendv_epi8(rounded, _mm256_or_si256(bits, _mm256_set1_epi32(0x400000)), nan);
+  // Rare, and predicted so: rounding could carry a NaN into infinity.
+  const F8 nan = _mm256_cmp_ps(value, value, _CMP_UNORD_Q);
+  if (__builtin_expect(_mm256_movemask_ps(nan), 0))
+    rounded = _mm256_blendv_epi8(rounded, _mm256_or_si256(bits, _mm256_set1_epi32(0x400000)),
+                                 _mm256_castps_si256(nan));
   rounded = _mm256_srli_epi32(rounded, 16);
   const __m256i packed = _mm256_packus_epi32(rounded, rounded);
   return _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08));

@@ -220,8 +220,8 @@ def unwritten(
 ) -> Tensor:
     """A tensor of NaNs, so that what a kernel leaves out shows; `offset` elements off alignment."""
     count = int(np.prod(shape))
-    storage = torch.full((count + 16,), torch.nan, dtype=dtype)
-    start = -storage.data_ptr() % 16 // storage.element_size() + offset
+    storage = torch.full((count + 64,), torch.nan, dtype=dtype)
+    start = -storage.data_ptr() % 64 // storage.element_size() + offset
     flat = storage[start : start + count]
     if channels_last:
         batch, channels, height, width = shape

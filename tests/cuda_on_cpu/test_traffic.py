@@ -1,70 +1,24 @@
-"""Bytes moved, counted from the addresses that the emulated kernels touch.
-
-Counted by 32-byte sector, each once a block: what a GPU moves between its L2 cache and a
-multiprocessor whose L1 cache holds a block's working set, with nothing shared between blocks.
-"""
+"""Kernels move little more than they must; what that is, traffic.py says."""
 
 import pytest
 import torch
-from device import Device, unwritten
-
-SECTOR = 32
-CUT = 97  # no multiple of any vector
-
-
-def moved(device):
-    """Bytes that the last launch moved."""
-    reads, writes = list(device.traffic.values())[-1]
-    return SECTOR * (reads.block_sectors + writes.block_sectors)
-
-
-def traced(name=""):
-    device = Device("checked")
-    device.traced = name
-    return device
-
-
-def regions_of(k, size):
-    """One region, a cut, three strips, a grid."""
-    if k < 4:
-        edges = [0, CUT, size] if k == 2 else [size * j // k for j in range(k + 1)]
-        return [[0, edges[j], size, edges[j + 1]] for j in range(k)]
-    return [
-        [y0, x0, y1, x1] for y0, y1 in ((0, CUT), (CUT, size)) for x0, x1 in ((0, CUT), (CUT, size))
-    ]
-
-
-def compose_traffic(dtype, channels_last, k, *, flips=True, batch=2, size=224):
-    """Bytes moved and bytes that must move: patches, parts and result once each."""
-    boxes = regions_of(k, size)
-    # Patches one after another in one buffer, as the decoder leaves them.
-    shapes = [(y1 - y0, x1 - x0, 3) for y0, x0, y1, x1 in boxes * batch]
-    buffer = torch.randint(0, 256, (sum(h * w * c for h, w, c in shapes),), dtype=torch.uint8)
-    pieces = buffer.split([h * w * c for h, w, c in shapes])
-    patches = [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)]
-    out = unwritten((batch, 3, size, size), dtype, channels_last)
-    device = traced()
-    device.compose(
-        patches,
-        torch.arange(batch * k).view(batch, k).int(),
-        torch.tensor([boxes] * batch).int(),
-        size=(size, size),
-        flips=torch.arange(batch * k).view(batch, k) % 2 == 1 if flips else None,
-        out=out,
-    )
-    must = buffer.numel() + out.numel() * out.element_size() + 56 * batch * k
-    ((reads, writes),) = device.traffic.values()
-    assert writes.bytes == out.numel() * out.element_size()
-    assert reads.bytes >= buffer.numel()
-    return moved(device), must
+from device import unwritten
+from traffic import SECTOR, compose_traffic, moved, resample_traffic, traced
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_compose_moves_little_more_than_it_must(dtype, channels_last, k):
-    got, must = compose_traffic(dtype, channels_last, k)
-    assert got <= 1.05 * must
+    assert compose_traffic(dtype, channels_last, k).ratio <= 1.05
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.7, 3.0])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_resampling_in_compose_moves_less_than_resampling_first(channels_last, scale):
+    count, in_two_steps = resample_traffic(torch.float16, channels_last, scale)
+    assert count.distinct <= 1.02 * count.must < in_two_steps
+    assert count.ratio <= 1.35  # tiles overlap by the reach of the filter
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])

@@ -76,7 +76,7 @@ def _run(command: Sequence[str | Path], source: str | None = None) -> str:
 
 
 @contextmanager
-def _locked(target: Path) -> Iterator[None]:
+def locked(target: Path) -> Iterator[None]:
     """One process at a time makes a target; the others find it made."""
     with target.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -88,7 +88,7 @@ def _made(name: str, ingredients: Sequence[str], command: Sequence[str | Path], 
     key = hashlib.sha256("\0".join([*ingredients, *map(str, command), text]).encode())
     target = cache_folder() / f"{key.hexdigest()[:24]}-{name}"
     if not target.exists():
-        with _locked(target):
+        with locked(target):
             if not target.exists():
                 partial = target.with_suffix(f".partial{target.suffix}")
                 _run([*command, "-o", partial, "-x", "c++", "-"], text)
@@ -132,7 +132,7 @@ def _compiled(text: str, build: str, shared_library: bool, name: str) -> Path:
     )
     target = compiled.with_suffix(".so" if shared_library else ".exe")
     if not target.exists():
-        with _locked(target):
+        with locked(target):
             if not target.exists():
                 # Never with -fsanitize=thread: its calls are meant for the emulator.
                 sanitize = ["-fsanitize=address,undefined"] if build == "sanitized" else []

@@ -1,23 +1,23 @@
 # Compiles every csrc/*.cu to a fatbin beside the extension, where nvcc was found. Without them the
-# kernels are compiled at first use, by NVRTC. CMAKE_CUDA_ARCHITECTURES names other architectures.
-execute_process(COMMAND "${CMAKE_CUDA_COMPILER}" --list-gpu-arch
-                OUTPUT_VARIABLE known_architectures OUTPUT_STRIP_TRAILING_WHITESPACE)
+# kernels are compiled at first use, by NVRTC.
+#
+# By default machine code for the two data centre generations at large, and PTX, of which the driver
+# makes machine code once for the others: few, because each takes seconds. CMAKE_CUDA_ARCHITECTURES
+# names others, in CMake's way: 86-real is machine code, 86-virtual PTX, 86 both.
 set(architectures ${CMAKE_CUDA_ARCHITECTURES})
 if(NOT architectures)
-  # Machine code runs on later devices of the same major number, so 8.0 serves 8.6 and 8.9.
-  foreach(architecture IN ITEMS 75 80 90 100 120)
-    if(known_architectures MATCHES "compute_${architecture}")
-      list(APPEND architectures ${architecture})
-    endif()
-  endforeach()
+  set(architectures 75-virtual 80-real 90)
 endif()
 set(generate "")
 foreach(architecture IN LISTS architectures)
-  list(APPEND generate "-gencode=arch=compute_${architecture},code=sm_${architecture}")
+  string(REGEX MATCH "^[0-9]+[a-z]?" number "${architecture}")
+  if(NOT architecture MATCHES "-virtual$")
+    list(APPEND generate "-gencode=arch=compute_${number},code=sm_${number}")
+  endif()
+  if(NOT architecture MATCHES "-real$")
+    list(APPEND generate "-gencode=arch=compute_${number},code=compute_${number}")
+  endif()
 endforeach()
-# PTX of the newest, for devices that come later.
-list(GET architectures -1 newest)
-list(APPEND generate "-gencode=arch=compute_${newest},code=compute_${newest}")
 
 set(fatbins "")
 foreach(source IN LISTS MIXPIPE_DEVICE_SOURCES)

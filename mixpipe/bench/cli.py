@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mixpipe.bench import method, plan
+from mixpipe.bench import kernels, method, plan
 from mixpipe.report import Figure, write_report
 
 __all__ = ["bench"]
@@ -94,6 +94,41 @@ def plan_command(
             )
     console.print(table)
     figures = plan.plan_figures(rows)
+    print_figures(figures)
+    if json_file is not None:
+        write_report(json_file, rows, figures)
+        console.print(f"written to {json_file}")
+
+
+@bench.command("kernels")
+def kernels_command(
+    device: Annotated[str, typer.Option(help="cpu, or cuda: timed with events.")] = "cpu",
+    full: Annotated[bool, typer.Option("--full", help="Every dtype, layout, k and batch.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Try torch.compile too.")] = False,
+    rounds: Annotated[int, typer.Option(help="Turns of each way.")] = 7,
+    json_file: JsonFile = None,
+) -> None:
+    """Time the kernels beside torch, timm, torchvision and kornia, and beside a plain copy."""
+    rows = kernels.run_kernels(
+        device=device, full=full, compiled=compiled, rounds=rounds, progress=console.is_terminal
+    )
+    for case in dict.fromkeys(row["case"] for row in rows):
+        table = Table("way", "ms", "CPU ms", "GB/s", "of a copy", "× mixpipe's time", title=case)
+        for row in rows:
+            if row["case"] == case:
+                table.add_row(
+                    row["way"],
+                    f"{row['wall_ms']['median']:.3f}",
+                    f"{row['cpu_ms']['median']:.3f}",
+                    f"{row['gb_per_s']:.2f}",
+                    f"{row['copy_share']['median']:.2f}",
+                    "{median:.2f} ({least:.2f}–{most:.2f})".format(**row["ratio"]),
+                )
+        console.print(table)
+    missing = kernels.missing_libraries()
+    if missing:
+        console.print(f"not installed, so left out: {', '.join(missing)}")
+    figures = kernels.kernel_figures(rows)
     print_figures(figures)
     if json_file is not None:
         write_report(json_file, rows, figures)

@@ -201,6 +201,8 @@ def _torch_cuda() -> int:
 
 def check_driver(cupy_cuda: int, driver_cuda: int) -> None:
     """Raises RuntimeError where the driver is too old for CuPy; versions as in 12090 for 12.9."""
+    if driver_cuda == 0:
+        raise RuntimeError("no NVIDIA driver was found: install one, or use device='cpu'")
     if cupy_cuda // 1000 > driver_cuda // 1000:
         raise RuntimeError(
             f"CuPy is built for CUDA {cupy_cuda // 1000}, but the driver supports CUDA "

@@ -153,6 +153,8 @@ def test_cupy_for_another_cuda_says_what_to_change() -> None:
     cuda.check_driver(12090, 12020)
     with pytest.raises(RuntimeError, match=r"CUDA 13, but the driver supports CUDA 12.4: update"):
         cuda.check_driver(13000, 12040)
+    with pytest.raises(RuntimeError, match="no NVIDIA driver was found"):
+        cuda.check_driver(12090, 0)
 
 
 def test_an_old_device_is_refused() -> None:

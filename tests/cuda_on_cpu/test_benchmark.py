@@ -32,7 +32,7 @@ def test_every_case_is_right(seed):
         done = bench(*options, "--batch", "2", "--runs", "2", "--check", seed=seed)
         assert done.returncode == 0, done.stderr
         lines += done.stdout.splitlines()[1:]
-    assert len(lines) == 3 * 3 * 6  # types, k, cases
+    assert len(lines) == 3 * 3 * 8  # types, k, cases
     for line in lines:
         assert re.search(
             r"MB must move, .* us, .* GB/s, .* of a copy, \d+ compared, 0 differ$", line

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from mixpipe.bench import kernels, method, plan
+from mixpipe.bench.loader import compare_loaders, loader_figures
 from mixpipe.report import Figure, write_report
 
 __all__ = ["bench"]
@@ -133,6 +134,55 @@ def kernels_command(
     if json_file is not None:
         write_report(json_file, rows, figures)
         console.print(f"written to {json_file}")
+
+
+@bench.command("loader")
+def loader_command(
+    photos: Annotated[
+        Path | None,
+        typer.Option(help="Folder of photographs [the system's wallpapers, else scikit-image's]."),
+    ] = None,
+    images: Annotated[int, typer.Option(help="JPEGs to make of them.")] = 1024,
+    rounds: Annotated[int, typer.Option(help="Timed epochs of each loader.")] = 7,
+    threads: Annotated[int, typer.Option(help="Threads or workers of each loader.")] = 2,
+    only: Annotated[list[str] | None, typer.Option(help="Rows to measure [all].")] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Time loaders from JPEGs to batches, interleaved, in CPU time and throughput."""
+    rows = compare_loaders(
+        photos=photos,
+        images=images,
+        rounds=rounds,
+        threads=threads,
+        only=only or (),
+        progress=console.is_terminal,
+    )
+    columns = ("CPU ms/output", "CPU ms/image", "outputs/s", "images/s", "peak MiB")
+    for kind in ("plain", "composites"):
+        table = Table(kind, *columns, "CPU ratio", "speed ratio")
+        for row in rows:
+            if row["kind"] == kind:
+                table.add_row(row["name"], *_loader_cells(row))
+        console.print(table)
+    figures = loader_figures(rows)
+    print_figures(figures)
+    if json_file is not None:
+        write_report(json_file, rows, figures)
+        console.print(f"written to {json_file}")
+
+
+def _loader_cells(row: dict[str, Any]) -> list[str]:
+    if "note" in row:
+        return [row["note"]]
+    ratios = [row[name] for name in ("cpu_ratio", "speed_ratio") if name in row]
+    return [
+        f"{row['cpu_ms_per_output']:.2f}",
+        f"{row['cpu_ms_per_image']:.2f}",
+        f"{row['outputs_per_s']:.0f}",
+        f"{row['images_per_s']:.0f}",
+        f"{row['peak_mib']:.0f}",
+        *("{median:.2f} ({least:.2f}–{most:.2f})".format(**ratio) for ratio in ratios),
+    ]
 
 
 def print_figures(figures: list[Figure]) -> None:

@@ -25,7 +25,7 @@ _SYSTEM_PHOTOS = (Path("/usr/share/backgrounds"), Path("/usr/share/backgrounds/m
 _LEAST, _MOST = 40_000, 220_000  # bytes
 _CLASSES = 16
 _SHAPES = ((500, 375), (500, 333), (375, 500), (500, 400), (480, 360))  # width, height
-_VERSION = 1  # of what is made; older corpora are made anew
+_VERSION = 2  # of what is made; older corpora are made anew
 
 
 def find_photos(photos: Path | None) -> list[Path]:
@@ -119,7 +119,7 @@ def _encoded_part(photo: Image.Image, rng: np.random.Generator) -> bytes | None:
         box = _random_box(photo, width * scale, height * scale, rng)
         part = photo.resize((width, height), Image.Resampling.LANCZOS, box=box)
         file = io.BytesIO()
-        part.save(file, "JPEG", quality=int(rng.integers(88, 97)))
+        part.save(file, "JPEG", quality=int(rng.integers(93, 99)))
         if _LEAST <= file.tell() <= _MOST:
             return file.getvalue()
     return None

@@ -1,0 +1,168 @@
+"""``mixpipe bench loader``: from JPEGs to batches, side by side with every other loader."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tqdm import tqdm
+
+from mixpipe.bench.corpus import make_corpus
+from mixpipe.bench.measure import Cost, LoaderProcess
+from mixpipe.bench.rivals import CONTENDERS, Contender, Settings
+from mixpipe.report import Figure
+
+__all__ = ["compare_loaders", "loader_figures"]
+
+logger = logging.getLogger(__name__)
+
+# What the others of a kind are compared with.
+_BASES = {"plain": "mixpipe", "composites": "mixpipe, two"}
+
+
+def compare_loaders(
+    *,
+    photos: Path | None = None,
+    images: int = 1024,
+    rounds: int = 7,
+    batch_size: int = 64,
+    threads: int = 2,
+    only: Sequence[str] = (),
+    progress: bool = False,
+) -> list[dict[str, Any]]:
+    """Times every contender, interleaved: a round is one epoch of each, in turning order.
+
+    Args:
+        photos: see ``make_corpus``.
+        images: JPEGs of the corpus.
+        rounds: epochs timed of each, after one that is not.
+        batch_size: outputs a batch.
+        threads: threads or worker processes of each.
+        only: names of the contenders; by default all.
+        progress: show a bar.
+
+    Returns:
+        A row a contender: its costs, medians over the rounds, and the same as ratios to mixpipe's
+        in the same round. One that is not installed or fails has a ``note`` instead.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    names = [contender.name for contender in CONTENDERS]
+    for name in only:
+        if name not in names:
+            raise ValueError(f"--only: expected one of {', '.join(names)}, got {name!r}")
+    chosen = [c for c in CONTENDERS if not only or c.name in only]
+    settings = Settings(make_corpus(photos, images), batch_size, threads=threads)
+    notes: dict[str, str] = {}
+    running: dict[str, LoaderProcess] = {}
+    costs: dict[str, list[Cost]] = {}
+    peaks: dict[str, float] = {}
+    bar = tqdm(total=len(chosen) * (rounds + 1), unit="epoch", disable=not progress)
+    try:
+        for contender in chosen:
+            bar.set_description(f"starting {contender.name}")
+            if contender.missing:
+                notes[contender.name] = f"{contender.missing} is not installed"
+                continue
+            try:
+                running[contender.name] = LoaderProcess(contender.name, settings)
+                peaks[contender.name] = running[contender.name].peak_mib()
+            except RuntimeError as error:
+                notes[contender.name] = str(error).strip().splitlines()[-1]
+                logger.warning("%s is left out: %s", contender.name, error)
+                if contender.name in running:
+                    running.pop(contender.name).close()
+            bar.update()
+        for number in range(rounds):
+            order = list(running) if number % 2 == 0 else list(reversed(running))
+            for name in order:
+                bar.set_description(f"round {number + 1}, {name}")
+                costs.setdefault(name, []).append(running[name].run())
+                bar.update()
+    finally:
+        bar.close()
+        for process in running.values():
+            process.close()
+    return [
+        {"name": c.name, "kind": c.kind, "note": notes[c.name]}
+        if c.name in notes
+        else _row(c, costs[c.name], costs.get(_BASES[c.kind]), peaks[c.name])
+        for c in chosen
+    ]
+
+
+def loader_figures(rows: Sequence[dict[str, Any]]) -> list[Figure]:
+    """The figures that the project has set itself, from the rows that there are."""
+    by_name = {row["name"]: row for row in rows if "note" not in row}
+    figures = []
+
+    def compare(name: str, first: str, second: str, goal: str, of: str = "cpu") -> None:
+        """The median over the rounds of second's outputs a (CPU) second under first's."""
+        if first in by_name and second in by_name:
+            pairs = zip(by_name[first]["rounds"], by_name[second]["rounds"], strict=True)
+            figures.append(Figure(name, median(a[of] / b[of] for a, b in pairs), goal))
+
+    cpu, speed = "cpu_ms_per_output", "outputs_per_s"
+    compare("plain: CPU time against DALI's reader", "mixpipe", "DALI", "<= 1.05", cpu)
+    for rival, goal in (("torchvision PIL", ">= 1.7"), ("torchvision tensors", ">= 1.3")):
+        compare(f"plain: images/s against {rival}", "mixpipe", rival, goal, speed)
+    for several, goal in (("two", "<= 1.25"), ("four", "<= 1.6"), ("four, fit", "<= 1.6")):
+        compare(
+            f"CPU time of a composite of {several} against a plain image",
+            f"mixpipe, {several}",
+            "mixpipe, one",
+            goal,
+            cpu,
+        )
+    for rival, goal in (
+        ("torchvision PIL + CutMix", ">= 2.5"),
+        ("torchvision tensors + CutMix", ">= 2"),
+        ("DALI multi_paste", ">= 1.5"),
+    ):
+        # CPU time a composite, the rival's over ours, is ours over the rival's a CPU second.
+        compare(f"composites a CPU second against {rival}", rival, "mixpipe, two", goal, cpu)
+    return figures
+
+
+def _row(
+    contender: Contender, costs: list[Cost], base: list[Cost] | None, peak_mib: float
+) -> dict[str, Any]:
+    rounds = [
+        {
+            "cpu_ms_per_output": 1e3 * cost.cpu_seconds / cost.outputs,
+            "outputs_per_s": cost.outputs / cost.wall_seconds,
+        }
+        for cost in costs
+    ]
+    cpu = median(r["cpu_ms_per_output"] for r in rounds)
+    speed = median(r["outputs_per_s"] for r in rounds)
+    row: dict[str, Any] = {
+        "name": contender.name,
+        "kind": contender.kind,
+        "images_per_output": contender.images,
+        "cpu_ms_per_image": cpu / contender.images,
+        "cpu_ms_per_output": cpu,
+        "images_per_s": speed * contender.images,
+        "outputs_per_s": speed,
+        "peak_mib": peak_mib,
+        "rounds": rounds,
+    }
+    if base is not None:
+        row["against"] = _BASES[contender.kind]
+        theirs = zip(costs, base, strict=True)
+        row["cpu_ratio"] = _spread(
+            [a.cpu_seconds / a.outputs / (b.cpu_seconds / b.outputs) for a, b in theirs]
+        )
+        theirs = zip(costs, base, strict=True)
+        row["speed_ratio"] = _spread(
+            [a.outputs / a.wall_seconds / (b.outputs / b.wall_seconds) for a, b in theirs]
+        )
+    return row
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"median": median(values), "least": min(values), "most": max(values)}

@@ -1,0 +1,126 @@
+"""The comparison of loaders: its corpus, its contenders' outputs, the arithmetic of its rows."""
+
+import io
+import multiprocessing
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mixpipe.bench.corpus import find_photos, make_corpus
+from mixpipe.bench.loader import compare_loaders, loader_figures
+from mixpipe.bench.measure import Cost, LoaderProcess, _serve
+from mixpipe.bench.rivals import CONTENDERS, Settings
+
+PHOTOS = Path(__file__).parents[1] / "photos"
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    return make_corpus(PHOTOS, 32, tmp_path_factory.mktemp("cache"))
+
+
+def test_the_corpus_is_like_imagenet(corpus):
+    files = sorted(corpus.rglob("*.jpg"))
+    assert len(files) == 32
+    assert len(list(corpus.iterdir())) == 16
+    assert all(40_000 <= file.stat().st_size <= 220_000 for file in files)
+    with Image.open(files[0]) as image:
+        assert sorted(image.size)[1] in (480, 500)
+
+
+def test_the_corpus_is_the_same_every_time_and_kept(corpus, tmp_path):
+    again = make_corpus(PHOTOS, 32, tmp_path)
+    for one, other in zip(sorted(corpus.rglob("*.jpg")), sorted(again.rglob("*.jpg")), strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    changed = next(again.rglob("*.jpg"))
+    changed.write_bytes(b"kept")
+    assert make_corpus(PHOTOS, 32, tmp_path) == again
+    assert changed.read_bytes() == b"kept"
+
+
+def test_photographs_that_cannot_serve(tmp_path):
+    with pytest.raises(FileNotFoundError, match="--photos .*expected JPEG"):
+        find_photos(tmp_path)
+    file = io.BytesIO()
+    Image.new("RGB", (800, 600), "red").save(file, "JPEG")
+    (tmp_path / "smooth.jpg").write_bytes(file.getvalue())
+    with pytest.raises(ValueError, match="--photos: 1 photographs gave 0 JPEGs"):
+        make_corpus(tmp_path, 4, tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+@pytest.mark.parametrize("contender", CONTENDERS, ids=lambda c: c.name)
+def test_contenders_show_every_image_once(contender, corpus):
+    if contender.missing:
+        pytest.skip(f"{contender.missing} is not installed")
+    if contender.name == "SPDL":
+        try:
+            import spdl.io
+
+            spdl.io.get_video_filter_desc()
+        except RuntimeError:
+            pytest.skip("SPDL finds no FFmpeg libraries")
+    epoch = contender.make(Settings(corpus, batch_size=8, size=64, threads=1))
+    for _ in range(2):
+        assert epoch() == 32 // contender.images
+
+
+def test_a_process_tells_its_cost(corpus):
+    process = LoaderProcess("mixpipe", Settings(corpus, batch_size=8, size=64, threads=1))
+    cost = process.run()
+    assert cost.outputs == 32
+    assert 0 < cost.cpu_seconds < 60
+    assert 0 < cost.wall_seconds < 60
+    assert process.peak_mib() > 50
+    process.close()
+
+
+def test_a_process_tells_its_failure(corpus):
+    ours, theirs = multiprocessing.Pipe()
+    _serve(theirs, "mixpipe", Settings(corpus / "nowhere"))
+    assert "there is no such folder" in ours.recv()
+
+
+def test_rows_are_medians_and_ratios_of_the_same_round(corpus, monkeypatch):
+    """Two contenders, two rounds each slower than the last: the ratios stay."""
+    cpu = {"mixpipe": 1.0, "torchvision PIL": 4.0}
+    monkeypatch.setattr("mixpipe.bench.loader.make_corpus", lambda photos, images: corpus)
+
+    class Fake:
+        def __init__(self, name, settings):
+            self.name, self.slower = name, 1.0
+
+        def run(self):
+            self.slower *= 2
+            return Cost(100, cpu[self.name] * self.slower, 0.5 * cpu[self.name] * self.slower)
+
+        def peak_mib(self):
+            return 7.0
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr("mixpipe.bench.loader.LoaderProcess", Fake)
+    ours, theirs = compare_loaders(rounds=3, only=list(cpu))
+    assert ours["cpu_ms_per_output"] == pytest.approx(40)
+    assert ours["outputs_per_s"] == pytest.approx(50)
+    assert theirs["cpu_ratio"] == {"median": 4.0, "least": 4.0, "most": 4.0}
+    assert theirs["speed_ratio"]["median"] == 0.25
+    (figure,) = loader_figures([ours, theirs])
+    assert (figure.name, figure.value) == ("plain: images/s against torchvision PIL", 4.0)
+    assert figure.met
+
+
+def test_a_contender_that_fails_is_noted(corpus, monkeypatch):
+    monkeypatch.setattr("mixpipe.bench.loader.make_corpus", lambda photos, images: corpus)
+
+    class Broken:
+        def __init__(self, name, settings):
+            raise RuntimeError("Traceback ...\nOSError: disk gone")
+
+    monkeypatch.setattr("mixpipe.bench.loader.LoaderProcess", Broken)
+    (row,) = compare_loaders(rounds=1, only=["DALI"])
+    assert row == {"name": "DALI", "kind": "plain", "note": "OSError: disk gone"}
+    with pytest.raises(ValueError, match="--only: expected one of mixpipe, DALI"):
+        compare_loaders(only=["nobody"])

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mixpipe.bench import kernels, method, plan
+from mixpipe.bench import kernels, method, page, plan
 from mixpipe.bench.loader import compare_loaders, loader_figures
 from mixpipe.report import Figure, write_report
 
@@ -183,6 +183,17 @@ def _loader_cells(row: dict[str, Any]) -> list[str]:
         f"{row['peak_mib']:.0f}",
         *("{median:.2f} ({least:.2f}–{most:.2f})".format(**ratio) for ratio in ratios),
     ]
+
+
+@bench.command("report")
+def report_command(
+    file: Annotated[Path, typer.Option("--page", help="The page.")] = Path("docs/benchmarks.md"),
+    results: Annotated[Path, typer.Option(help="Folder of results.")] = Path("benchmarks/results"),
+    images: Annotated[Path, typer.Option(help="Folder for plots.")] = Path("docs/images"),
+) -> None:
+    """Rewrite the tables and plots of the page about benchmarks."""
+    used = page.write_page(file, results, images)
+    console.print(f"{file}: {', '.join(used) or 'no results yet'}")
 
 
 def print_figures(figures: list[Figure]) -> None:

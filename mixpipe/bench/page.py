@@ -1,0 +1,290 @@
+"""`mixpipe bench report`: the tables and plots of docs/benchmarks.md, from the results' files."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mixpipe.bench import method
+from mixpipe.report import open_beside
+
+__all__ = ["write_page"]
+
+Row = Mapping[str, Any]
+Result = Mapping[str, Any]
+Column = tuple[str, Callable[[Row], str]]
+
+
+def write_page(page: Path, results: Path, images: Path) -> list[str]:
+    """Rewrite the marked sections of a page.
+
+    A section lies between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``, where NAME is that of
+    a file NAME.json in ``results``, and may end with ``*`` for several. What a section had before
+    is lost; one without a result says so.
+
+    Args:
+        page: a Markdown file.
+        results: folder of files that `mixpipe.report.write_report` wrote.
+        images: folder for the plots, ``NAME.png`` each; the page links to them by relative path.
+
+    Returns:
+        The names of the results that went in.
+
+    Raises:
+        ValueError: the page has no sections.
+    """
+    text = page.read_text()
+    used = []
+
+    def section(match: re.Match[str]) -> str:
+        pattern = match["name"]
+        parts = []
+        for path in sorted(results.glob(f"{pattern}.json")):
+            used.append(path.stem)
+            result = json.loads(path.read_text())
+            parts += _section(path.stem, result, images, page.parent)
+        body = "\n\n".join(parts or ["No result yet."])
+        return f"<!-- begin {pattern} -->\n\n{body}\n\n<!-- end {pattern} -->"
+
+    marked = r"<!-- begin (?P<name>\S+) -->.*?<!-- end (?P=name) -->"
+    text, count = re.subn(marked, section, text, flags=re.DOTALL)
+    if not count:
+        raise ValueError(f"{page}: no section found, expected <!-- begin NAME --> and an end")
+    with open_beside(page) as file:
+        file.write(text.encode())
+    return used
+
+
+def _section(name: str, result: Result, images: Path, base: Path) -> list[str]:
+    kind = name.split("-")[0]
+    parts = [_meta(result["meta"])]
+    if result["figures"]:
+        parts.append(_table(_FIGURES, result["figures"]))
+    drawn = _DRAWN.get(kind)
+    if drawn is not None and result["rows"]:
+        path = images / f"{name}.png"
+        drawn(path, result["rows"], name)
+        link = Path(os.path.relpath(path, base))
+        parts.append(f"![{name}]({link.as_posix()})")
+    parts += _TABLES.get(kind, _any_table)(result["rows"])
+    return parts
+
+
+def _meta(meta: Row) -> str:
+    """Where, on what, when and how it was measured, in one paragraph."""
+    hardware = meta["hardware"]
+    gpu = f", {hardware['gpu']}" if hardware.get("gpu") else ""
+    versions = ", ".join(f"{name} {version}" for name, version in meta["versions"].items())
+    return (
+        f"`{meta['command']}` on {hardware['cores']} cores of {hardware['cpu']}, "
+        f"{hardware['memory_gib']} GiB{gpu}; {meta['date']}, commit {meta['commit']}; {versions}."
+    )
+
+
+def _number(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return "" if value is None else str(value)
+
+
+def _spread(value: Row, digits: int = 2) -> str:
+    median, least, most = (f"{value[key]:.{digits}f}" for key in ("median", "least", "most"))
+    return f"{median} ({least}–{most})"
+
+
+def _table(columns: Sequence[Column], rows: Iterable[Row]) -> str:
+    """A Markdown table; all but the first column to the right."""
+    lines = [
+        "| " + " | ".join(heading for heading, _ in columns) + " |",
+        "|" + "|".join([":--", *["--:"] * (len(columns) - 1)]) + "|",
+    ]
+    lines += ["| " + " | ".join(cell(row) for _, cell in columns) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _plain(key: str) -> Callable[[Row], str]:
+    return lambda row: _number(row.get(key))
+
+
+def _spreading(key: str, digits: int = 2) -> Callable[[Row], str]:
+    return lambda row: _spread(row[key], digits) if key in row else ""
+
+
+def _met(row: Row) -> str:
+    return {None: "", True: "yes", False: "**no**"}[row["met"]]
+
+
+_FIGURES: Sequence[Column] = (
+    ("figure", _plain("name")),
+    ("value", _plain("value")),
+    ("goal", _plain("goal")),
+    ("met", _met),
+)
+
+
+def _plan_tables(rows: Sequence[Row]) -> list[str]:
+    """A row for each policy, a column for each number of samples; then the batches."""
+    plans = {(row["policy"], row["samples"]): row for row in rows if "policy" in row}
+    sizes = sorted({samples for _, samples in plans})
+
+    def column(samples: int, key: str) -> Column:
+        def cell(row: Row) -> str:
+            return _number(plans.get((row["policy"], samples), {}).get(key))
+
+        return f"{samples:,}", cell
+
+    policies = [{"policy": name} for name in dict.fromkeys(policy for policy, _ in plans)]
+    tables = []
+    for title, key in (
+        ("Seconds for a plan, by number of samples:", "seconds"),
+        ("Peak bytes a sample:", "peak_bytes_per_sample"),
+    ):
+        columns = [("policy", _plain("policy")), *(column(samples, key) for samples in sizes)]
+        tables += [title, _table(columns, policies)]
+    return tables
+
+
+def _kernel_tables(rows: Sequence[Row]) -> list[str]:
+    """A table for each case."""
+    columns: Sequence[Column] = (
+        ("way", _plain("way")),
+        ("ms", _spreading("wall_ms", 3)),
+        ("CPU ms", lambda row: f"{row['cpu_ms']['median']:.3f}"),
+        ("GB/s", _plain("gb_per_s")),
+        ("of a copy", lambda row: f"{row['copy_share']['median']:.2f}"),
+        ("× mixpipe's time", _spreading("ratio")),
+    )
+    tables = []
+    for case in dict.fromkeys(row["case"] for row in rows):
+        same = [row for row in rows if row["case"] == case]
+        tables.append(f"**{case}**, {same[0]['bytes'] / 1e6:.2f} MB must move:")
+        tables.append(_table(columns, same))
+    return tables
+
+
+def _loader_tables(rows: Sequence[Row]) -> list[str]:
+    columns: Sequence[Column] = (
+        ("loader", lambda row: row["name"] + (f" ({row['note']})" if "note" in row else "")),
+        ("CPU ms an output", _plain("cpu_ms_per_output")),
+        ("CPU ms an image", _plain("cpu_ms_per_image")),
+        ("outputs/s", _plain("outputs_per_s")),
+        ("images/s", _plain("images_per_s")),
+        ("peak MiB", _plain("peak_mib")),
+        ("CPU time ÷ mixpipe's", _spreading("cpu_ratio")),
+        ("speed ÷ mixpipe's", _spreading("speed_ratio")),
+    )
+    kinds = dict.fromkeys(row["kind"] for row in rows)
+    return [
+        part
+        for kind in kinds
+        for part in (f"{kind}:", _table(columns, [row for row in rows if row["kind"] == kind]))
+    ]
+
+
+def _any_table(rows: Sequence[Row]) -> list[str]:
+    """What every row has as a plain value."""
+    if not rows:
+        return []
+    keys = [key for key in rows[0] if not isinstance(rows[0][key], (dict, list))]
+    return [_table([(key.replace("_", " "), _plain(key)) for key in keys], rows)]
+
+
+def _draw_plan(path: Path, rows: Sequence[Row], title: str) -> None:
+    """Nanoseconds a sample against samples, a line a policy."""
+
+    def draw(axes: Any) -> None:
+        plans = [row for row in rows if "policy" in row]
+        for policy in dict.fromkeys(row["policy"] for row in plans):
+            line = [row for row in plans if row["policy"] == policy]
+            axes.plot(
+                [row["samples"] for row in line],
+                [row["nanoseconds_per_sample"] for row in line],
+                marker="o",
+                label=policy,
+            )
+        axes.set_xscale("log")
+        axes.set(xlabel="samples", ylabel="nanoseconds a sample")
+        axes.set_ylim(bottom=0)
+        axes.legend(fontsize=7)
+
+    _draw(path, draw)
+
+
+def _draw_kernels(path: Path, rows: Sequence[Row], title: str) -> None:
+    """How many times mixpipe's time each way takes, a group of bars a case."""
+
+    def draw(axes: Any) -> None:
+        rivals = [row for row in rows if row["way"] not in ("mixpipe", "reference")]
+        cases = list(dict.fromkeys(row["case"] for row in rivals))
+        places, labels = [], []
+        place = 0.0
+        colours = {"torch eager": "tab:blue", "torch.compile": "tab:purple"}
+        for case in cases:
+            for row in (row for row in rivals if row["case"] == case):
+                colour = colours.get(row["way"].split(",")[0], "tab:green")
+                ratio = row["ratio"]
+                reach = [
+                    [ratio["median"] - ratio["least"]],
+                    [ratio["most"] - ratio["median"]],
+                ]
+                axes.barh(place, ratio["median"], xerr=reach, color=colour, height=0.8)
+                places.append(place)
+                labels.append(f"{case}: {row['way']}")
+                place += 1.0
+            place += 0.7
+        axes.set_yticks(places, labels, fontsize=5)
+        axes.invert_yaxis()
+        axes.axvline(1.0, color="black", linewidth=0.8)
+        axes.set_xscale("log")
+        axes.set_xlabel("time over mixpipe's: median, least and most")
+
+    _draw(path, draw, (10, 2 + 0.13 * len(rows)))
+
+
+def _draw_loader(path: Path, rows: Sequence[Row], title: str) -> None:
+    """CPU milliseconds an output."""
+
+    def draw(axes: Any) -> None:
+        measured = [row for row in rows if "cpu_ms_per_output" in row]
+        for place, row in enumerate(measured):
+            colour = "tab:orange" if row["name"].startswith("mixpipe") else "tab:blue"
+            axes.barh(place, row["cpu_ms_per_output"], color=colour)
+        axes.set_yticks(
+            range(len(measured)), [f"{row['kind']}: {row['name']}" for row in measured], fontsize=7
+        )
+        axes.invert_yaxis()
+        axes.set_xlabel("CPU milliseconds an output")
+
+    _draw(path, draw)
+
+
+def _draw(path: Path, draw: Callable[[Any], None], size: tuple[float, float] = (9, 5)) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    draw(axes)
+    axes.grid(alpha=0.3)
+    with open_beside(path) as file:
+        figure.savefig(file, format="png", dpi=120)
+
+
+_DRAWN: Mapping[str, Callable[[Path, Sequence[Row], str], None]] = {
+    "plan": _draw_plan,
+    "kernels": _draw_kernels,
+    "loader": _draw_loader,
+    "method": method.draw,
+}
+_TABLES: Mapping[str, Callable[[Sequence[Row]], list[str]]] = {
+    "plan": _plan_tables,
+    "kernels": _kernel_tables,
+    "loader": _loader_tables,
+}

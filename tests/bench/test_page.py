@@ -1,0 +1,107 @@
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from mixpipe import cli
+from mixpipe.bench.page import write_page
+from mixpipe.report import Figure, write_report
+
+SPREAD = {"median": 2.0, "least": 1.0, "most": 3.0}
+ROWS = {
+    "plan": [
+        {
+            "policy": policy,
+            "samples": samples,
+            "seconds": 0.25,
+            "nanoseconds_per_sample": 25.0,
+            "peak_bytes_per_sample": 16.0,
+        }
+        for policy in ("Plain", "MixTrain")
+        for samples in (1000, 10**6)
+    ],
+    "kernels": [
+        {
+            "case": "compose tiny",
+            "way": way,
+            "bytes": 10**6,
+            "wall_ms": SPREAD,
+            "cpu_ms": SPREAD,
+            "gb_per_s": 3.5,
+            "copy_share": SPREAD,
+            "ratio": SPREAD,
+        }
+        for way in ("mixpipe", "torch eager, batch")
+    ],
+    "loader": [
+        {
+            "name": "mixpipe",
+            "kind": "plain",
+            "cpu_ms_per_output": 1.5,
+            "cpu_ms_per_image": 1.5,
+            "outputs_per_s": 1234.0,
+            "images_per_s": 1234.0,
+            "peak_mib": 300.0,
+        },
+        {"name": "FFCV", "kind": "plain", "note": "ffcv is not installed"},
+    ],
+    "method-one": [
+        {"name": "plain", "seeds": 1, "accuracy": 90.0, "deviation": None, "network_inputs": 100.0}
+    ],
+    "other": [{"thing": "x", "value": 3, "parts": [1, 2]}],
+}
+PAGE = "\n".join(f"Before {n}.\n<!-- begin {n} -->\nold\n<!-- end {n} -->" for n in ROWS)
+
+
+@pytest.fixture
+def project(tmp_path):
+    page = tmp_path / "docs" / "benchmarks.md"
+    page.parent.mkdir()
+    page.write_text(PAGE.replace("method-one", "method-*") + "\nAfter.\n")
+    for name, rows in ROWS.items():
+        path = tmp_path / "benchmarks" / "results" / f"{name}.json"
+        write_report(path, rows, [Figure("fast", 0.5, ">= 0.6")], command=f"bench {name}")
+    return tmp_path
+
+
+def test_sections_are_rewritten_and_the_rest_is_kept(project):
+    page = project / "docs" / "benchmarks.md"
+    arguments = (page, project / "benchmarks" / "results", project / "docs" / "images")
+    assert write_page(*arguments) == list(ROWS)
+    text = page.read_text()
+    assert "old" not in text
+    assert text.startswith("Before plan.\n<!-- begin plan -->")
+    assert text.endswith("After.\n")
+    assert "| fast | 0.5 | >= 0.6 | **no** |" in text
+    assert "| policy | 1,000 | 1,000,000 |" in text
+    assert "| Plain | 0.25 | 0.25 |" in text
+    assert "**compose tiny**, 1.00 MB must move:" in text
+    assert "2.00 (1.00–3.00)" in text
+    assert "FFCV (ffcv is not installed)" in text
+    assert "| thing | value |" in text
+    for name in ("plan", "kernels", "loader", "method-one"):
+        assert f"![{name}](images/{name}.png)" in text
+        with Image.open(project / "docs" / "images" / f"{name}.png") as plot:
+            assert plot.size[0] > 500
+    write_page(*arguments)
+    assert page.read_text() == text
+
+
+def test_a_section_without_result_says_so(project):
+    (project / "benchmarks" / "results" / "plan.json").unlink()
+    page = project / "docs" / "benchmarks.md"
+    write_page(page, project / "benchmarks" / "results", project / "docs" / "images")
+    assert "<!-- begin plan -->\n\nNo result yet." in page.read_text()
+
+
+def test_a_page_without_sections_is_an_error(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("Nothing.")
+    with pytest.raises(ValueError, match=r"page\.md: no section found"):
+        write_page(page, tmp_path, tmp_path)
+
+
+def test_the_command_works_on_the_project_in_hand(project, monkeypatch):
+    monkeypatch.chdir(project)
+    result = CliRunner().invoke(cli.app, ["bench", "report"])
+    assert result.exit_code == 0, result.output
+    assert "plan" in result.output

@@ -22,6 +22,8 @@ PACKAGES = (
     "mixpipe",
     "torch",
     "torchvision",
+    "timm",
+    "kornia",
     "numpy",
     "nvidia-dali-cuda120",
     "nvidia-dali-cuda130",

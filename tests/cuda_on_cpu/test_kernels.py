@@ -20,6 +20,7 @@ from comparisons import (
     same_bits,
 )
 from device import Device
+from emulator.cupy_stand_in import ArgumentError, Launch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -213,3 +214,49 @@ def test_compose_of_every_k_and_mode(k, mode):
         for channels_last in (False, True):
             device = Device("checked", seed=k)
             compare_compose(device, dtype=dtype, channels_last=channels_last, **arguments)
+
+
+def test_empty_inputs_launch_nothing():
+    device = Device()
+    size = (4, 6)
+    none = torch.zeros(0, 2, dtype=torch.int32)
+    regions = torch.zeros(0, 2, 4, dtype=torch.int32)
+    assert device.compose([], none, regions, size=size).shape == (0, 3, 4, 6)
+    windows, sizes = torch.zeros(0, 4), torch.zeros(0, 2, dtype=torch.int32)
+    images = device.compose_resampled([], windows, sizes, none, regions, size=size)
+    assert images.shape == (0, 3, 4, 6)
+    assert device.mix_(torch.zeros(0, 3, 4, 6), regions=regions).shape == (0, 3, 4, 6)
+    no_classes, no_weights = torch.zeros(0, 2, dtype=torch.int64), torch.zeros(0, 2)
+    assert device.dense_targets(no_classes, no_weights, 10).shape == (0, 10)
+    loss, per_constituent, _ = device.cross_entropy(torch.zeros(0, 10), no_classes, no_weights)
+    assert (float(loss), per_constituent.shape) == (0.0, (0, 2))
+    table = torch.zeros(0), torch.zeros(0, dtype=torch.int32)
+    assert device.select_lowest(*table, "mean", [1.0]).counts == [0]
+    assert device.options.launches == []
+
+
+def test_constituents_that_are_all_absent_leave_the_mean_colour():
+    absent = torch.full((2, 3), -1, dtype=torch.int32)
+    regions = torch.zeros(2, 3, 4, dtype=torch.int32)
+    for dtype in DTYPES:
+        images = Device("checked").compose([], absent, regions, size=(5, 16), dtype=dtype)
+        assert (images == 0).all()
+
+
+def test_the_launcher_launches_what_the_extension_prepared():
+    device = Device()
+    device.dense_targets(torch.zeros(7, 2, dtype=torch.int64), torch.rand(7, 2), 1001)
+    (launch,) = device.options.launches
+    # 1001 float32 are 251 vectors: two blocks of 128 threads a row.
+    assert launch == Launch("dense_targets_f32_narrow", (14, 1, 1), (128, 1, 1), 0)
+
+
+def test_a_struct_that_is_not_the_kernels_is_refused():
+    """As after a change of a header without a new extension."""
+
+    class Stale:
+        source, kernel, grid, block, shared_bytes = "mix.cu", "mix_f32_wide", 1, 256, 0
+        params = bytes(64)
+
+    with pytest.raises(ArgumentError, match=r"of 64 bytes given, the kernel takes .*MixParams"):
+        Device().launcher(Stale(), torch.device("cpu"))

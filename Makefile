@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 CUDA   ?= 12
 BIN    := $(VENV)/bin
-NATIVE := setup.py CMakeLists.txt $(wildcard csrc/*)
+NATIVE := setup.py CMakeLists.txt $(wildcard cmake/* csrc/*)
 
 .PHONY: help train test lint unit format clean
 

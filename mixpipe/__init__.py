@@ -27,6 +27,7 @@ from mixpipe.plan import (
     Blend,
     Budget,
     CenterCrop,
+    CustomLayout,
     CutMix,
     CutMixBox,
     Drop,
@@ -47,6 +48,7 @@ from mixpipe.plan import (
     Split,
     Strips,
     Tier,
+    layout,
 )
 from mixpipe.target import CompositeTarget
 
@@ -60,6 +62,7 @@ __all__ = [
     "CenterCrop",
     "CompositeLoss",
     "CompositeTarget",
+    "CustomLayout",
     "CutMix",
     "CutMixBox",
     "DecodeError",
@@ -93,6 +96,7 @@ __all__ = [
     "debug",
     "dense_targets",
     "embedded",
+    "layout",
     "mix_",
     "open_store",
     "separate_regions",

@@ -10,9 +10,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from mixpipe.bench import bench
+from mixpipe.decode import DecodeError
 from mixpipe.doctor import diagnose
 from mixpipe.report import environment, write_report
 from mixpipe.train import (
@@ -42,17 +44,19 @@ Data = Annotated[
 ]
 Skip = Annotated[bool, typer.Option(help="Leave out images that cannot be read.")]
 Output = Annotated[Path, typer.Option(help="Folder for what the run writes.")]
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the results here.")]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", dir_okay=False, help="Also write the results here.")
+]
 
 
 def main() -> None:
-    """Run the command line; an error that its user can mend is a sentence and exit status 2."""
+    """Run the command line; an error that its user can mend is a sentence, and exit status 2."""
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     try:
         app()
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, TypeError, ArithmeticError, OSError, ImportError, DecodeError) as error:
         logging.getLogger(__name__).debug("", exc_info=True)
-        console.print(f"[bold red]error:[/] {error}", style=None)
+        typer.echo(f"error: {error}", err=True)
         raise SystemExit(2) from None
 
 
@@ -92,10 +96,12 @@ def train(
     layout: Annotated[str, typer.Option(help="MixTrain: default, cutmix or mixup.")] = "default",
     adaptive: Annotated[bool, typer.Option(help="MixTrain: regions follow losses.")] = False,
     drop: Annotated[
-        float, typer.Option(help="MixTrain: drop this share of the easiest third.")
+        float, typer.Option(help="MixTrain: drop this share of the easiest 30 %.")
     ] = 0.0,
     warmup_epochs: Annotated[int, typer.Option(help="MixTrain: plain epochs first.")] = 1,
-    final: Annotated[float, typer.Option(help="Share of the epochs that are plain, last.")] = 0.0,
+    final: Annotated[
+        float | None, typer.Option(help="Share of the epochs that are plain, last.")
+    ] = None,
     weighting: Annotated[
         Literal["area", "each"], typer.Option(help="MixTrain: area, or each alike.")
     ] = "area",
@@ -159,8 +165,16 @@ def train(
         trainer = Trainer(config, made, output=output, name=policy, progress=progress)
         if resume is not None:
             trainer.resume(resume)
-        runs = [trainer.fit(lambda metrics: _print_epoch(policy, metrics))]
-        trainer.close()
+        try:
+            runs = [trainer.fit(lambda metrics: _print_epoch(policy, metrics))]
+        except KeyboardInterrupt:
+            if trainer.checkpoint is not None and trainer.checkpoint.exists():
+                typer.echo(
+                    f"stopped; go on with the same command and --resume {trainer.checkpoint}"
+                )
+            raise
+        finally:
+            trainer.close()
     _print_runs(runs)
     figures = comparison_figures(runs) if compare_plain else []
     for figure in figures:
@@ -255,7 +269,7 @@ def doctor(
         table = Table("part", "state", "what")
         colours = {"ok": "green", "absent": "yellow", "broken": "bold red"}
         for part, state, detail in findings:
-            table.add_row(part, f"[{colours[state]}]{state}[/]", detail)
+            table.add_row(part, f"[{colours[state]}]{state}[/]", escape(detail))
         console.print(table)
     if any(finding.state == "broken" for finding in findings):
         raise typer.Exit(1)
@@ -282,17 +296,20 @@ def _print_epoch(name: str, metrics: EpochMetrics) -> None:
 
 
 def _print_runs(runs: list[RunSummary]) -> None:
+    """A table: ``inputs`` are network inputs, ``saved`` how many times fewer than plain's."""
+    full = max(run.plain_inputs for run in runs)
     columns: list[tuple[str, Any]] = [
-        ("accuracy %", lambda r: f"{100 * r.accuracy:.2f}"),
+        ("acc. %", lambda r: f"{100 * r.accuracy:.2f}"),
         ("epochs", lambda r: f"{r.epochs}"),
-        ("network inputs", lambda r: f"{r.network_inputs}"),
+        ("inputs", lambda r: f"{r.network_inputs}"),
+        ("saved", lambda r: f"{full / r.network_inputs:.2f}×"),
         ("steps", lambda r: f"{r.steps}"),
-        ("seconds", lambda r: f"{r.seconds:.1f}"),
-        ("of them waiting", lambda r: f"{r.wait_seconds:.1f}"),
-        ("decoded /s", lambda r: f"{r.decoded_per_second:.0f}"),
-        ("trained /s", lambda r: f"{r.trained_per_second:.0f}"),
+        ("s", lambda r: f"{r.seconds:.0f}"),
+        ("wait s", lambda r: f"{r.wait_seconds:.1f}"),
+        ("decoded/s", lambda r: f"{r.decoded_per_second:.0f}"),
+        ("trained/s", lambda r: f"{r.trained_per_second:.0f}"),
     ]
-    table = Table("run", *(heading for heading, _ in columns))
+    table = Table(Column("run", no_wrap=True), *(heading for heading, _ in columns))
     for run in runs:
         table.add_row(run.name, *(text(run) for _, text in columns))
     console.print(table)

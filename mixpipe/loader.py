@@ -21,6 +21,7 @@ from mixpipe.ahead import ahead
 from mixpipe.data import Store, open_store
 from mixpipe.decode import Decoder
 from mixpipe.plan import (
+    MAX_CONSTITUENTS,
     Batches,
     BatchPlan,
     CenterCrop,
@@ -70,17 +71,20 @@ class MixLoader:
     loader runs at a time; starting another ends the first.
 
     The plan of an epoch is made when it is first asked for (``len`` or the first batch), from
-    what the loss table says then.
+    what the loss table says then. With several processes the table becomes the same on all of
+    them when an epoch ends; let all of them leave an epoch early, or none.
 
     Args:
-        data: the folder with one folder a class, a tar of such folders, or a ``Store``.
+        data: the folder with one folder a class, a tar of such folders, or a ``Store`` (from
+            `open_store`, which has more options).
         batch_size: composites a batch, or constituents where the policy counts in these.
         size: the canvas, ``(height, width)`` in pixels or one number for both.
         train: False evaluates: every image once, in order, its centre, unmixed.
         policy: decides who is mixed with whom; by default nobody is.
         crop: which part of an image its canvas shows; by default ``RandomResizedCrop()``, and for
             evaluation ``CenterCrop()`` with an eighth of the size as margin (256 for 224).
-        classes: the training set's class names, so that labels mean the same here.
+        classes: the training set's class names, so that labels mean the same here; for a store,
+            give them to the store.
         dtype: float32, float16 or bfloat16, the dtype of the images.
         memory_format: ``torch.contiguous_format`` or ``torch.channels_last``.
         mean: subtracted from the channels' values in [0, 1].
@@ -137,19 +141,21 @@ class MixLoader:
         self.memory_format = memory_format
         self.mean = mean
         self.std = std
-        self.device = torch.device(device)
+        self.device = _with_index(torch.device(device))
         self.seed = seed
         self.drop_last = drop_last
         self.rank = _distributed_rank() if rank is None else rank
         self.world_size = _distributed_size() if world_size is None else world_size
-        self._check()
+        self.train = train
         self.policy = policy or Plain(shuffle=train)
         self.crop = crop or (RandomResizedCrop() if train else _evaluation_crop(self.canvas))
-        self.store = (
-            open_store(Path(data), classes=classes)
-            if isinstance(data, (str, os.PathLike))
-            else data
-        )
+        self._check()
+        self.store = _open(data, classes)
+        if drop_last and len(self.store.index) < self._global_batch:
+            raise ValueError(
+                f"drop_last: nothing is left of {len(self.store.index)} samples in batches of "
+                f"{self._global_batch}; expected a smaller batch_size, or drop_last=False"
+            )
         self.table = LossTable(len(self.store.index), device=self.device)
         self.stats = LoaderStats()
         self.epoch = 0
@@ -160,7 +166,7 @@ class MixLoader:
         self._decoder = Decoder(
             self.store,
             device=self.device,
-            threads=threads or len(os.sched_getaffinity(0)),
+            threads=len(os.sched_getaffinity(0)) if threads is None else threads,
             prefetch=prefetch,
         )
         self._labels = torch.as_tensor(self.store.index.labels)
@@ -168,8 +174,17 @@ class MixLoader:
     def _check(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {self.batch_size}")
-        if min(self.canvas) < 1:
-            raise ValueError(f"size: expected positive pixels, got {self.canvas}")
+        most = self.policy.max_constituents
+        if self.policy.batch_by == "constituents" and self.batch_size < most:
+            raise ValueError(
+                f"batch_size: got {self.batch_size} constituents, expected at least {most}, those "
+                "of the policy's largest composite"
+            )
+        if min(self.canvas) < MAX_CONSTITUENTS:
+            raise ValueError(
+                f"size: expected (height, width) of at least {MAX_CONSTITUENTS} pixels each, got "
+                f"{self.canvas}"
+            )
         if self.dtype not in (torch.float32, torch.float16, torch.bfloat16):
             raise ValueError(f"dtype: expected float32, float16 or bfloat16, got {self.dtype}")
         if self.memory_format not in (torch.contiguous_format, torch.channels_last):
@@ -195,24 +210,30 @@ class MixLoader:
                 self._plan = self.policy.plan(self.table, self.epoch, self.seed)
         return self._plan
 
+    @property
+    def _global_batch(self) -> int:
+        """What a batch of all ranks together counts."""
+        return self.batch_size * self.world_size
+
     def __len__(self) -> int:
-        """Batches of the epoch to come, or of the one that is running."""
+        """Batches of the whole epoch to come, or of the one that is running."""
         return len(self._batches())
 
     def __iter__(self) -> Iterator[tuple[Tensor, CompositeTarget]]:
         """Run the current epoch; see the class."""
-        running = self._running() if self._running is not None else None
-        if running is not None:
-            running.close()
-        start, self._resume_at = self._resume_at, 0
-        batches = self._run_epoch(start)
+        self._end_running()
+        batches = self._run_epoch()
         self._running = weakref.ref(batches)
         return batches
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the start of ``epoch``, as a ``DistributedSampler`` does."""
+        """Go to the start of ``epoch``, as a ``DistributedSampler`` does; a running loop ends."""
         if epoch < 0:
             raise ValueError(f"epoch: expected at least 0, got {epoch}")
+        self._end_running()
+        self._go_to(epoch)
+
+    def _go_to(self, epoch: int) -> None:
         self.epoch = epoch
         self._plan = None
         self._position = self._resume_at = 0
@@ -220,14 +241,17 @@ class MixLoader:
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs: seed, epoch, position, plan, loss table and policy.
 
-        Inside a loop body the current batch counts as done: take the state after the step.
+        Inside a loop body the current batch counts as done: take the state after the step. With
+        several processes take it between epochs, when the table is the same on all of them.
         """
         return {
             "data": self.store.index.fingerprint,
+            "batches": self._batching,
             "seed": self.seed,
             "epoch": self.epoch,
             "position": self._position,
-            "plan": self.plan.state_dict(),
+            # Before an epoch's first use there is no plan, and the table says all.
+            "plan": None if self._plan is None else self._plan.state_dict(),
             "table": self.table.state_dict(),
             "policy": self.policy.state_dict(),
         }
@@ -235,27 +259,52 @@ class MixLoader:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where ``state_dict()`` was taken, with the very batch that would have come.
 
+        A running loop ends. A state from the end of an epoch continues with the next one.
+
         Raises:
-            ValueError: the state is of another data set.
+            ValueError: the state is of another data set, or of batches counted otherwise.
         """
         if state["data"] != self.store.index.fingerprint:
             raise ValueError(
                 f"state: it was saved with another data set ({state['data']}) than this loader's "
                 f"({self.store.index.fingerprint}); load it into a loader over the same files"
             )
-        self.seed = state["seed"]
-        self.set_epoch(state["epoch"])
-        self._position = self._resume_at = state["position"]
+        if state["position"] and state["batches"] != self._batching:
+            raise ValueError(
+                f"state: it was saved in mid-epoch with {state['batches']}, and this loader has "
+                f"{self._batching}; its position means something else here"
+            )
+        plan = state["plan"]
+        if plan is not None:
+            plan = EpochPlan.from_state_dict(plan, self.policy.layouts)
+        self._end_running()
         self.table.load_state_dict(state["table"])
         self.policy.load_state_dict(state["policy"])
-        self._plan = EpochPlan.from_state_dict(state["plan"])
+        self.seed = state["seed"]
+        self._go_to(state["epoch"])
+        self._plan = plan
+        self._position = self._resume_at = state["position"]
+        if self._position and self._position == len(self):
+            self._go_to(self.epoch + 1)
+
+    @property
+    def _batching(self) -> dict[str, Any]:
+        """What a position in an epoch depends on beside the plan."""
+        return {
+            "batch_size": self._global_batch,
+            "by": self.policy.batch_by,
+            "drop_last": self.drop_last,
+        }
 
     def close(self) -> None:
         """Stop decoding and free the decoder."""
+        self._end_running()
+        self._decoder.close()
+
+    def _end_running(self) -> None:
         running = self._running() if self._running is not None else None
         if running is not None:
             running.close()
-        self._decoder.close()
 
     def _batches(self) -> Batches:
         return self.plan.batches(
@@ -266,14 +315,16 @@ class MixLoader:
             world_size=self.world_size,
         )
 
-    def _run_epoch(self, start: int) -> Generator[tuple[Tensor, CompositeTarget], None, None]:
+    def _run_epoch(self) -> Generator[tuple[Tensor, CompositeTarget], None, None]:
+        start, self._resume_at = self._resume_at, 0
         plan, batches = self.plan, self._batches()
+        seconds = self.stats.seconds
         planned: deque[BatchPlan] = deque()
 
         def jobs() -> Iterator[DecodeJob]:
             index = self.store.index
             for batch in itertools.islice(batches, start, None):
-                with part("plan", self.stats.seconds):
+                with part("plan", seconds):
                     batch_plan = plan_batch(
                         plan, batch, index.heights, index.widths, self.canvas, self.crop
                     )
@@ -281,26 +332,40 @@ class MixLoader:
                 yield batch_plan.job
 
         def make() -> tuple[Tensor, CompositeTarget] | None:
-            with part("decode", self.stats.seconds):
-                decoded = next(decoding, None)
+            planning = seconds.get("plan", 0.0)
+            with part("decode", seconds):
+                decoded = next(decoding, None)  # asks for the batches to come: plans them
+            seconds["decode"] -= seconds.get("plan", 0.0) - planning
             if decoded is None:
                 return None
-            with part("compose", self.stats.seconds):
-                return self._compose(planned.popleft(), decoded[1])
+            with part("compose", seconds):
+                return self._compose(planned.popleft(), decoded[1], plan.epoch)
 
         self._position = start
         with closing(self._decoder.decode(jobs())) as decoding:
             for batch in ahead(make, self.device):
                 self._position += 1
                 yield batch
-        self.table.all_reduce()
-        self.set_epoch(self.epoch + 1)
+        if self.train and self.world_size > 1:
+            self.table.all_reduce()
+        self._go_to(plan.epoch + 1)
 
     def _compose(
-        self, batch: BatchPlan, rectangles: Sequence[Tensor]
+        self, batch: BatchPlan, rectangles: Sequence[Tensor], epoch: int
     ) -> tuple[Tensor, CompositeTarget]:
         job = batch.job
         origins = np.tile(job.reads[:, :2], 2)
+        ids = torch.from_numpy(batch.ids)
+        target = CompositeTarget(
+            classes=torch.where(ids >= 0, self._labels[ids], 0),
+            weights=torch.from_numpy(batch.weights),
+            ids=ids,
+            regions=torch.from_numpy(batch.regions),
+            epoch=epoch,
+            index_map=None if batch.index_map is None else torch.from_numpy(batch.index_map),
+        )
+        if self.device.type == "cuda":  # only pinned memory is copied without the host waiting
+            target = target.pin_memory().to(self.device, non_blocking=True)
         images = kernels.compose_resampled(
             rectangles,
             torch.from_numpy(job.windows - origins.astype(np.float32)),
@@ -311,21 +376,12 @@ class MixLoader:
             origins=torch.from_numpy(batch.origins),
             flips=torch.from_numpy(batch.flips),
             blend=None if batch.blend is None else torch.from_numpy(batch.blend),
+            index_map=target.index_map,
             mean=self.mean,
             std=self.std,
             dtype=self.dtype,
             channels_last=self.memory_format == torch.channels_last,
         )
-        ids = torch.from_numpy(batch.ids)
-        target = CompositeTarget(
-            classes=torch.where(ids >= 0, self._labels[ids], 0),
-            weights=torch.from_numpy(batch.weights),
-            ids=ids,
-            regions=torch.from_numpy(batch.regions),
-            epoch=self.epoch,
-        )
-        if self.device.type == "cuda":  # only pinned memory is copied without the host waiting
-            target = target.pin_memory().to(self.device, non_blocking=True)
         self.stats.composites += len(batch.ids)
         self.stats.constituents += int(np.count_nonzero(batch.ids >= 0))
         self.stats.decoded += len(batch.job.ids)
@@ -334,7 +390,31 @@ class MixLoader:
 
 def _evaluation_crop(canvas: tuple[int, int]) -> CenterCrop:
     """The usual evaluation: 256 for a canvas of 224, and in proportion."""
-    return CenterCrop(resize=round(min(canvas) * 256 / 224))
+    return CenterCrop(resize=round(max(canvas) * 256 / 224))
+
+
+def _open(data: object, classes: Sequence[str] | None) -> Store:
+    """The store that ``data`` names or is."""
+    if isinstance(data, (str, os.PathLike)):
+        return open_store(Path(data), classes=classes)
+    if not isinstance(data, Store):
+        raise TypeError(
+            f"data: expected a folder, a tar or a Store, got {type(data).__name__}; images in "
+            "memory go into a BytesStore"
+        )
+    if classes is not None and tuple(classes) != data.index.classes:
+        raise ValueError(
+            f"classes: this store has {len(data.index.classes)} classes of its own, not the "
+            f"{len(classes)} given; pass classes= to the store instead"
+        )
+    return data
+
+
+def _with_index(device: torch.device) -> torch.device:
+    """The device with its number, so that all parts agree on which GPU ``cuda`` means."""
+    if str(device) == "cuda" and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def _distributed_rank() -> int:

@@ -92,7 +92,7 @@ def write_report(
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write ``value`` as JSON to ``path``, whole or not at all."""
     with open_beside(path) as file:
-        file.write((json.dumps(value, indent=1) + "\n").encode())
+        file.write((json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
 @contextmanager
@@ -130,15 +130,18 @@ def _cpu_name() -> str:
 
 def _commit() -> str | None:
     """The commit of the checkout that this package runs from, with a mark where it was changed."""
-    here = Path(__file__).parent
-    try:
+    root = Path(__file__).parent.parent
+
+    def git(*arguments: str) -> str:
         done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
+            ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
         )
+        return done.stdout.strip()
+
+    try:
+        # An installed package may lie in somebody else's checkout.
+        if Path(git("rev-parse", "--show-toplevel")) != root.resolve():
+            return None
+        return git("describe", "--always", "--dirty", "--abbrev=12")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip()

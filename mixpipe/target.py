@@ -27,7 +27,10 @@ class CompositeTarget(NamedTuple):
         ids: int64 ``[B, K]``, its sample id: the row of the loss table.
         regions: int32 ``[B, K, 4]``, ``(y0, x0, y1, x1)`` in canvas pixels, half open; later
             constituents lie over earlier ones. All zero in a blend, which has no regions.
+            With an index map they are its bounding boxes.
         epoch: the epoch that the batch belongs to; the loss table notes it beside each loss.
+        index_map: uint8 ``[B, H, W]``, the constituent that each pixel shows, where the policy
+            has a layout of ``@mixpipe.layout``; else None.
     """
 
     classes: Tensor
@@ -35,6 +38,7 @@ class CompositeTarget(NamedTuple):
     ids: Tensor
     regions: Tensor
     epoch: int = 0
+    index_map: Tensor | None = None
 
     def to(
         self, device: torch.device | str | None = None, *, non_blocking: bool = False
@@ -52,6 +56,7 @@ class CompositeTarget(NamedTuple):
             weights=change(self.weights),
             ids=change(self.ids),
             regions=change(self.regions),
+            index_map=None if self.index_map is None else change(self.index_map),
         )
 
     def dense(self, num_classes: int, smoothing: float = 0.0) -> Tensor:

@@ -1,9 +1,11 @@
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
 
 from mixpipe import cli
+from mixpipe.train import PolicyOptions, TrainConfig, Trainer, make_policy
 
 
 @pytest.fixture
@@ -43,11 +45,23 @@ def test_train_writes_a_report(run, folder, tmp_path):
 
 
 def test_train_resumes(run, folder, tmp_path):
-    first = run("train", folder, *SMALL, "--output", tmp_path)
-    again = run(
-        "train", folder, *SMALL, "--output", tmp_path, "--resume", tmp_path / "checkpoint.pt"
+    # The very run that the command line describes, stopped after its first epoch.
+    config = TrainConfig(data=str(folder), size=28, epochs=2, batch_size=16, threads=1)
+    trainer = Trainer(
+        config, make_policy(PolicyOptions(), 2), output=tmp_path, name="mixtrain", progress=False
     )
-    assert first.exit_code == again.exit_code == 0
+    trainer.metrics.append(trainer._train_epoch())
+    trainer.save()
+    trainer.close()
+    checkpoint = tmp_path / "checkpoint.pt"
+    result = run("train", folder, *SMALL, "--output", tmp_path, "--resume", checkpoint)
+    assert result.exit_code == 0
+    assert "epoch 2" in result.stdout
+    assert "epoch 1:" not in result.stdout
+    junk = tmp_path / "junk.pt"
+    junk.write_bytes(b"junk")
+    with pytest.raises(ValueError, match=r"junk.pt is no checkpoint.pt of a training run"):
+        run("train", folder, *SMALL, "--output", tmp_path, "--resume", junk)
 
 
 def test_tiers_are_read_from_text(run, folder, tmp_path):
@@ -78,6 +92,37 @@ def test_an_error_is_a_sentence_and_no_traceback(monkeypatch, capsys, tmp_path):
     with pytest.raises(SystemExit) as exit_:
         cli.main()
     assert exit_.value.code == 2
-    printed = capsys.readouterr().out
+    printed = capsys.readouterr().err
     assert "nowhere" in printed
     assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--policy", "plain", "--k", "3"], "k: the policy 'plain' takes none of these settings"),
+        (["--policy", "infobatch", "--adaptive"], "adaptive: the policy 'infobatch' takes only"),
+        (["--tiers", "2:1.0", "--k", "3"], "tiers: given beside k or threshold"),
+        (["--policy", "plain", "--compare"], "policy: expected one that mixes or prunes"),
+        (["--batch-size", "3", "--k", "4"], "batch_size: got 3 constituents, expected at least 4"),
+        (["--lr", "0"], "lr: expected more than 0, got 0"),
+        (["--device", "abacus"], "device: expected cpu, cuda or cuda:N, got 'abacus'"),
+        (["--model", "alexnet"], "AlexNet has none of the known forms"),
+        (["--lr", "1e30"], r"the loss is (nan|inf); try a lower lr"),
+    ],
+)
+def test_what_cannot_work_is_said_in_a_sentence(
+    folder, tmp_path, monkeypatch, capsys, arguments, message
+):
+    command = ["mixpipe", "train", str(folder), *map(str, SMALL), "--output", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", [*command, *arguments])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_messages_keep_their_brackets(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("sys.argv", ["mixpipe", "train", str(tmp_path / "[/data]")])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "[/data]" in capsys.readouterr().err

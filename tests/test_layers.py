@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "mixpipe"
 LAYERS = ["_C", "kernels", "data", "plan", "decode", "target", "trace", "ahead", "loader", "nn"]
-LAYERS += ["report", "train", "bench", "doctor", "cli"]
+LAYERS += ["report", "train", "bench", "doctor", "cli", "__main__"]
 INDEPENDENT = {"data": {"kernels"}, "plan": {"kernels", "data"}}
 
 

@@ -62,7 +62,7 @@ def method_command(
             f"{row['accuracy']:.2f}",
             deviation,
             f"{row['network_inputs']:.0f}",
-            f"{row['saved']:.2f}×",
+            "" if row["saved"] is None else f"{row['saved']:.2f}×",
             f"{row['steps']:.0f}",
             f"{row['seconds']:.0f}",
             str(row["seeds"]),

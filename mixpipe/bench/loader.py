@@ -13,6 +13,7 @@ from tqdm import tqdm
 from mixpipe.bench.corpus import make_corpus
 from mixpipe.bench.measure import Cost, LoaderProcess
 from mixpipe.bench.rivals import CONTENDERS, Contender, Settings
+from mixpipe.bench.rounds import spread
 from mixpipe.report import Figure
 
 __all__ = ["compare_loaders", "loader_figures"]
@@ -152,17 +153,12 @@ def _row(
         "rounds": rounds,
     }
     if base is not None:
+        pairs = list(zip(costs, base, strict=True))
         row["against"] = _BASES[contender.kind]
-        theirs = zip(costs, base, strict=True)
-        row["cpu_ratio"] = _spread(
-            [a.cpu_seconds / a.outputs / (b.cpu_seconds / b.outputs) for a, b in theirs]
+        row["cpu_ratio"] = spread(
+            [a.cpu_seconds / a.outputs / (b.cpu_seconds / b.outputs) for a, b in pairs]
         )
-        theirs = zip(costs, base, strict=True)
-        row["speed_ratio"] = _spread(
-            [a.outputs / a.wall_seconds / (b.outputs / b.wall_seconds) for a, b in theirs]
+        row["speed_ratio"] = spread(
+            [a.outputs / a.wall_seconds / (b.outputs / b.wall_seconds) for a, b in pairs]
         )
     return row
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    return {"median": median(values), "least": min(values), "most": max(values)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import statistics
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ import platformdirs
 from tqdm.auto import tqdm
 
 from mixpipe.bench.fashion import build_tar
-from mixpipe.report import Figure, open_beside, write_json
+from mixpipe.report import Figure, environment, open_beside, write_json
 from mixpipe.train import PolicyOptions, TrainConfig, Trainer, make_policy
 
 __all__ = ["PRESETS", "Preset", "Row", "draw", "method_figures", "run_preset", "summarise"]
@@ -33,11 +32,13 @@ class Row:
         name: what the table calls it.
         options: its policy.
         shortened: plain for so many times fewer epochs; 1: full length.
+        separate: classify each region by itself.
     """
 
     name: str
     options: PolicyOptions
     shortened: float = 1.0
+    separate: bool = True
 
 
 def _mixed(speedup: float, **more: Any) -> PolicyOptions:
@@ -50,7 +51,11 @@ RIVALS = (
     PLAIN,
     *(Row(f"plain-shortened {s}", PolicyOptions("plain"), s) for s in (1.4, 1.6, 1.8, 2.2)),
     Row("pixel blend 1.8", PolicyOptions(speedup=1.8, rule="random", layout="mixup")),
-    Row("CutMix halves 1.8", PolicyOptions(speedup=1.8, rule="random", layout="cutmix")),
+    Row(
+        "CutMix halves 1.8",
+        PolicyOptions(speedup=1.8, rule="random", layout="cutmix"),
+        separate=False,
+    ),
     Row("random subset 1.6", PolicyOptions(speedup=1.6, rule="random")),
     Row("InfoBatch 1.4", PolicyOptions("infobatch", speedup=1.4)),
     Row("InfoBatch 1.6", PolicyOptions("infobatch", speedup=1.6)),
@@ -74,6 +79,7 @@ class Preset:
         rows: what is compared; the first is plain training at full length.
         seeds: so many runs of each row.
         fashion: the splits to take from Fashion-MNIST's original files, where those are the data.
+        own_data: the data is the caller's to name.
     """
 
     about: str
@@ -81,6 +87,7 @@ class Preset:
     rows: tuple[Row, ...] = RIVALS + MIXTRAIN
     seeds: int = 3
     fashion: Mapping[str, tuple[str, slice]] = field(default_factory=dict)
+    own_data: bool = False
 
 
 SMALL = TrainConfig(model="resnet8", epochs=38, batch_size=128, size=28, val_split="test")
@@ -109,8 +116,8 @@ PRESETS: dict[str, Preset] = {
     ),
     "cifar10": Preset(
         "CIFAR-10 as an image folder",
-        replace(SMALL, model="resnet20", epochs=200, size=32),
-        seeds=3,
+        replace(SMALL, model="resnet20", epochs=200, size=32, val_split=None),
+        own_data=True,
     ),
     "imagenet": Preset(
         "ImageNet as an image folder",
@@ -125,6 +132,7 @@ PRESETS: dict[str, Preset] = {
             precision="bfloat16",
         ),
         seeds=1,
+        own_data=True,
     ),
 }
 
@@ -156,8 +164,10 @@ def run_preset(
         The runs: a `RunSummary`'s values, with ``row`` and ``seed``.
 
     Raises:
-        ValueError: ``only`` names a row that the preset has not.
+        ValueError: ``only`` names a row that the preset has not, or ``data`` is missing.
     """
+    if preset.own_data and data is None:
+        raise ValueError(f"data: expected the folder of {preset.about}; pass --data PATH")
     rows = [row for row in preset.rows if not only or row.name in only]
     unknown = set(only) - {row.name for row in preset.rows}
     if unknown:
@@ -183,6 +193,7 @@ def run_preset(
 def summarise(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A table row for each way of training: means and standard deviations over its seeds."""
     rows = []
+    full = _full_inputs(runs)
     for name in dict.fromkeys(run["row"] for run in runs):
         same = [run for run in runs if run["row"] == name]
         accuracies = [100 * run["accuracy"] for run in same]
@@ -194,7 +205,8 @@ def summarise(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "accuracy": statistics.fmean(accuracies),
                 "deviation": statistics.stdev(accuracies) if len(same) > 1 else None,
                 "network_inputs": inputs,
-                "saved": _full_inputs(runs) / inputs,
+                "saved": None if full is None else full / inputs,
+                "commits": sorted({str(run["meta"]["commit"]) for run in same}),
                 **{
                     key: statistics.fmean(run[key] for run in same)
                     for key in ("steps", "seconds", "wait_seconds", "decoded_per_second")
@@ -247,7 +259,7 @@ def draw(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], title:
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     styles = {"plain": ("o", "black"), "MixTrain": ("D", "tab:orange")}
-    full = _full_inputs([{"row": row["name"], **row} for row in rows])
+    full = _full_inputs([{"row": row["name"], **row} for row in rows]) or 1.0
     for row in rows:
         marker, colour = styles.get(row["name"].split()[0].split("-")[0], ("s", "tab:blue"))
         cost = row["network_inputs"] / full
@@ -266,6 +278,7 @@ def draw(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], title:
 
 def _run(row: Row, config: TrainConfig, folder: Path, progress: bool) -> dict[str, Any]:
     """One run, or what is known of it from before."""
+    config = replace(config, separate=row.separate)
     if row.shortened != 1.0:
         config = replace(config, epochs=max(1, round(config.epochs / row.shortened)))
     settings = {"config": config.as_dict(), "options": asdict(row.options)}
@@ -280,15 +293,16 @@ def _run(row: Row, config: TrainConfig, folder: Path, progress: bool) -> dict[st
         finally:
             trainer.close()
         result = {"row": row.name, "seed": config.seed, **asdict(summary), **settings}
+        result["meta"] = environment(f"mixpipe bench method, run {path.stem}")
         write_json(path, result)
     known: dict[str, Any] = json.loads(path.read_text())
     return known
 
 
-def _full_inputs(runs: Sequence[Mapping[str, Any]]) -> float:
-    """Network inputs of plain training at full length; NaN where it was not run."""
+def _full_inputs(runs: Sequence[Mapping[str, Any]]) -> float | None:
+    """Network inputs of plain training at full length; None where it was not run."""
     full = [run["network_inputs"] for run in runs if run["row"] == PLAIN.name]
-    return statistics.fmean(full) if full else math.nan
+    return statistics.fmean(full) if full else None
 
 
 def _fashion_tar(folder: str, splits: Mapping[str, tuple[str, slice]]) -> str:

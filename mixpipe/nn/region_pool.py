@@ -17,10 +17,15 @@ class RegionPool(nn.Module):
     still shows counts. A region that shows nothing (an absent constituent, or a blend) pools the
     whole map. The region of the whole canvas gives the global average pool, up to rounding.
 
+    Constituents of a layout by ``@mixpipe.layout`` have no rectangles: with their index map each
+    cell counts by the fraction of its pixels that show the constituent, and regions, here only
+    bounding boxes, are not looked at.
+
     Shape:
         - maps: floating ``[B, D, h, w]``
         - regions: int32 ``[B, K, 4]``, ``(y0, x0, y1, x1)`` in canvas pixels
         - canvas: ``(H, W)`` pixels
+        - index_map: uint8 ``[B, H, W]``, the constituent each pixel shows, or None
         - output: ``[B, K, D]`` in the map's dtype
 
     Example:
@@ -30,8 +35,14 @@ class RegionPool(nn.Module):
         [1.0, 2.0]
     """
 
-    def forward(self, maps: Tensor, regions: Tensor, canvas: tuple[int, int]) -> Tensor:
-        """Pool ``maps`` by ``regions``; see the class."""
+    def forward(
+        self,
+        maps: Tensor,
+        regions: Tensor,
+        canvas: tuple[int, int],
+        index_map: Tensor | None = None,
+    ) -> Tensor:
+        """Pool ``maps`` by ``regions``, or by ``index_map``; see the class."""
         if maps.ndim != 4:
             raise ValueError(f"maps: expected [B, D, h, w], got shape {tuple(maps.shape)}")
         if regions.ndim != 3 or regions.shape[0] != maps.shape[0] or regions.shape[2] != 4:
@@ -40,7 +51,16 @@ class RegionPool(nn.Module):
                 f"{tuple(maps.shape)}, got {tuple(regions.shape)}"
             )
         grid = (maps.shape[2], maps.shape[3])
-        shares = cell_shares(regions, canvas, grid).to(maps.dtype).flatten(2)  # [B, K, hw]
+        if index_map is None:
+            shares = cell_shares(regions, canvas, grid)
+        elif index_map.shape != (maps.shape[0], *canvas):
+            raise ValueError(
+                f"index_map: expected [{maps.shape[0]}, {canvas[0]}, {canvas[1]}], one number a "
+                f"pixel of the canvas, got {tuple(index_map.shape)}"
+            )
+        else:
+            shares = mapped_cell_shares(index_map, regions.shape[1], grid)
+        shares = shares.to(maps.dtype).flatten(2)  # [B, K, hw]
         return torch.bmm(shares, maps.flatten(2).transpose(1, 2))
 
 
@@ -61,9 +81,36 @@ def cell_shares(regions: Tensor, canvas: tuple[int, int], grid: tuple[int, int])
     sign = torch.eye(num, device=regions.device)
     sign = sign - torch.ones_like(sign).triu(1)
     shown = torch.einsum("bijh,bijw,ij->bihw", rows, columns, sign)
+    return _as_mean(shown)
+
+
+def mapped_cell_shares(index_map: Tensor, num: int, grid: tuple[int, int]) -> Tensor:
+    """As `cell_shares`, of ``num`` constituents that an index map ``[B, H, W]`` places."""
+    rows, columns = (
+        _pixel_coverage(length, cells, index_map.device)
+        for length, cells in zip(index_map.shape[1:], grid, strict=True)
+    )
+    masks = constituent_masks(index_map, num).to(rows.dtype)
+    return _as_mean(rows @ masks @ columns.T)
+
+
+def constituent_masks(index_map: Tensor, num: int) -> Tensor:
+    """Bool ``[B, num, H, W]``: the pixels that show each constituent."""
+    indices = torch.arange(num, dtype=index_map.dtype, device=index_map.device)
+    return index_map[:, None] == indices[:, None, None]
+
+
+def _as_mean(shown: Tensor) -> Tensor:
+    """Parts ``[B, K, h, w]`` of cells as weights of a mean; of all cells where nothing shows."""
     total = shown.sum(dim=(2, 3), keepdim=True)
-    everywhere = 1.0 / (grid[0] * grid[1])
+    everywhere = 1.0 / (shown.shape[2] * shown.shape[3])
     return torch.where(total > 0, shown / total.clamp_min(1e-12), everywhere)
+
+
+def _pixel_coverage(length: int, cells: int, device: torch.device) -> Tensor:
+    """The part ``[cells, length]`` of each cell that is each pixel's."""
+    pixels = torch.arange(length, device=device, dtype=torch.float32)[:, None]
+    return _coverage(pixels, pixels + 1, length, cells).squeeze(1).T
 
 
 def _coverage(low: Tensor, high: Tensor, length: int, cells: int) -> Tensor:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mixpipe.nn.region_pool import RegionPool
+from mixpipe.nn.region_pool import RegionPool, constituent_masks
 
 __all__ = ["SeparatedModel", "separate_regions"]
+
+logger = logging.getLogger(__name__)
 
 Features = Callable[[Any, Tensor], Tensor]
 Classify = Callable[[Any, Tensor], Tensor]
@@ -21,8 +24,9 @@ class SeparatedModel(nn.Module):
 
     ``model(images)`` is the wrapped model, bit for bit. ``model(images, regions)`` pools each
     region of the last feature map (:class:`RegionPool`) and classifies it with the model's own
-    head: logits ``[B, K, C]``. There are no new parameters; ``.model`` is the ordinary model, to
-    evaluate, save or export.
+    head: logits ``[B, K, C]``. With layouts of your own it is ``model(images, target.regions,
+    target.index_map)``, which is right for every layout. There are no new parameters;
+    ``.model`` is the ordinary model, to evaluate, save or export.
 
     Made by :func:`separate_regions`.
     """
@@ -34,17 +38,22 @@ class SeparatedModel(nn.Module):
         self._features = features
         self._classify = classify
 
-    def forward(self, images: Tensor, regions: Tensor | None = None) -> Tensor:
-        """Logits ``[B, C]``, or ``[B, K, C]`` with ``regions`` int32 ``[B, K, 4]``."""
+    def forward(
+        self, images: Tensor, regions: Tensor | None = None, index_map: Tensor | None = None
+    ) -> Tensor:
+        """Logits ``[B, C]``, or ``[B, K, C]`` with ``regions`` int32 ``[B, K, 4]``.
+
+        ``index_map``: uint8 ``[B, H, W]`` or None, the target's.
+        """
         if regions is None:
             logits: Tensor = self.model(images)
             return logits
         canvas = (images.shape[-2], images.shape[-1])
         maps = self._features(self.model, images)
         if maps.ndim == 3:  # a transformer's tokens, the class token first
-            pooled = _pool_tokens(self.pool, maps, regions, canvas)
+            pooled = _pool_tokens(self.pool, maps, regions, canvas, index_map)
         else:
-            pooled = self.pool(maps, regions, canvas)
+            pooled = self.pool(maps, regions, canvas, index_map)
         logits = self._classify(self.model, pooled.flatten(0, 1))
         return logits.reshape(*regions.shape[:2], -1)
 
@@ -54,9 +63,10 @@ def separate_regions(
 ) -> SeparatedModel:
     """Wrap ``model`` so that it can classify every region of a composite on its own.
 
-    Known forms: torchvision's ResNets (and what is built like them: ResNeXt, Wide ResNet,
-    RegNet), models with ``features`` and ``classifier`` (MobileNetV2, EfficientNet), Vision
-    Transformers, and timm's models (``forward_features`` and ``forward_head``).
+    Known forms: torchvision's ResNets (and what is built like them: ResNeXt, Wide ResNet),
+    RegNets, DenseNets, Vision Transformers, and models of ``features``, a global average pool and
+    a ``classifier`` with one linear layer (MobileNetV2, EfficientNet); of timm the
+    convolutional networks whose ``global_pool`` averages.
 
     In a Vision Transformer a constituent that fills the canvas is read from the class token, as
     in the plain model, and one that fills a part of it from the mean of its region's tokens.
@@ -82,31 +92,65 @@ def separate_regions(
         raise TypeError("separate_regions: give both features and classify, or neither")
     if features is not None and classify is not None:
         return SeparatedModel(model, features, classify)
-    for has, known_features, known_classify in _FORMS:
-        if all(hasattr(model, name) for name in has) and _pools_globally(model):
+    for name, fits, known_features, known_classify in _FORMS:
+        if fits(model):
+            logger.debug("%s is taken for a %s", type(model).__name__, name)
             return SeparatedModel(model, known_features, known_classify)
     raise TypeError(
         f"separate_regions: {type(model).__name__} has none of the known forms "
-        f"({', '.join('+'.join(has) for has, _, _ in _FORMS)}); pass features= and classify="
+        f"({', '.join(name for name, *_ in _FORMS)}); pass features= and classify="
     )
 
 
-def _pools_globally(model: nn.Module) -> bool:
-    """Whether the model's pool, if it is a module, leaves one cell: VGG's leaves 7 × 7."""
+def _has(*names: str) -> Callable[[nn.Module], bool]:
+    """Whether a model has all these attributes."""
+    return lambda model: all(hasattr(model, name) for name in names)
+
+
+def _is_stacked(model: nn.Module) -> bool:
+    """``features``, a pool that leaves one cell (VGG's leaves 7 × 7), one linear layer."""
+    if not _has("features", "classifier")(model):
+        return False
     size = getattr(getattr(model, "avgpool", None), "output_size", 1)
-    return size in (1, (1, 1))
+    layers = [layer for layer in _leaves(model.classifier) if not isinstance(layer, nn.Dropout)]
+    return size in (1, (1, 1)) and len(layers) == 1 and isinstance(layers[0], nn.Linear)
+
+
+def _is_densenet(model: nn.Module) -> bool:
+    """A DenseNet of torchvision, which applies a ReLU between ``features`` and pool."""
+    return _is_stacked(model) and hasattr(model.features, "norm5")
+
+
+def _is_timm(model: nn.Module) -> bool:
+    """A timm network whose pool is a global average and whose head is one linear layer."""
+    if not _has("forward_features", "get_classifier", "global_pool")(model):
+        return False
+    averages = getattr(model.global_pool, "pool_type", None) == "avg"
+    model_any: Any = model
+    return averages and isinstance(model_any.get_classifier(), nn.Linear)
+
+
+def _leaves(module: Any) -> list[nn.Module]:
+    return [part for part in module.modules() if not list(part.children())]
 
 
 def _pool_tokens(
-    pool: RegionPool, tokens: Tensor, regions: Tensor, canvas: tuple[int, int]
+    pool: RegionPool,
+    tokens: Tensor,
+    regions: Tensor,
+    canvas: tuple[int, int],
+    index_map: Tensor | None,
 ) -> Tensor:
     """Pool tokens ``[B, 1 + h w, D]`` by region; the whole canvas is the class token's."""
     count = tokens.shape[1] - 1
     rows = round((count * canvas[0] / canvas[1]) ** 0.5)
     maps = tokens[:, 1:].transpose(1, 2).reshape(len(tokens), -1, rows, count // rows)
-    pooled: Tensor = pool(maps, regions, canvas)
+    pooled: Tensor = pool(maps, regions, canvas, index_map)
     whole = torch.tensor([0, 0, *canvas], dtype=regions.dtype, device=regions.device)
-    is_whole = (regions == whole).all(-1) | (regions == 0).all(-1)
+    is_whole = (regions == whole).all(-1)
+    if index_map is not None:  # a bounding box may span the canvas and show little of it
+        is_whole &= constituent_masks(index_map, regions.shape[1]).flatten(2).all(-1)
+    is_whole |= (regions == 0).all(-1)
     return torch.where(is_whole[..., None], tokens[:, :1], pooled)
 
 
@@ -143,31 +187,37 @@ def _stacked_features(model: Any, images: Tensor) -> Tensor:
     return maps
 
 
+def _densenet_features(model: Any, images: Tensor) -> Tensor:
+    return torch.relu(model.features(images))
+
+
 def _stacked_classify(model: Any, pooled: Tensor) -> Tensor:
     logits: Tensor = model.classifier(pooled)
     return logits
 
 
 def _timm_features(model: Any, images: Tensor) -> Tensor:
-    x: Tensor = model.forward_features(images)
-    return x
+    maps: Tensor = model.forward_features(images)
+    return maps
 
 
 def _timm_classify(model: Any, pooled: Tensor) -> Tensor:
-    # A 1 × 1 map passes timm's global pool unchanged; a token goes to the head as it is.
-    if hasattr(model, "fc_norm"):
-        x = model.head(model.head_drop(model.fc_norm(pooled)))
-    else:
-        x = model.forward_head(pooled[..., None, None])
-    logits: Tensor = x
+    dropped = nn.functional.dropout(pooled, float(getattr(model, "drop_rate", 0)), model.training)
+    logits: Tensor = model.get_classifier()(dropped)
     return logits
 
 
-# Attributes that tell a form, most telling first.
-_FORMS: list[tuple[tuple[str, ...], Features, Classify]] = [
-    (("forward_features", "forward_head"), _timm_features, _timm_classify),
-    (("conv1", "bn1", "maxpool", "layer4", "fc"), _resnet_features, _fc),
-    (("stem", "trunk_output", "fc"), _regnet_features, _fc),
-    (("_process_input", "class_token", "encoder", "heads"), _vit_features, _heads),
-    (("features", "classifier"), _stacked_features, _stacked_classify),
+# The first that fits is taken.
+_FORMS: list[tuple[str, Callable[[nn.Module], bool], Features, Classify]] = [
+    ("timm network", _is_timm, _timm_features, _timm_classify),
+    ("ResNet", _has("conv1", "bn1", "relu", "maxpool", "layer4", "fc"), _resnet_features, _fc),
+    ("RegNet", _has("stem", "trunk_output", "fc"), _regnet_features, _fc),
+    (
+        "Vision Transformer",
+        _has("_process_input", "class_token", "encoder", "heads"),
+        _vit_features,
+        _heads,
+    ),
+    ("DenseNet", _is_densenet, _densenet_features, _stacked_classify),
+    ("features and classifier", _is_stacked, _stacked_features, _stacked_classify),
 ]

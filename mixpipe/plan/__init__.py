@@ -8,6 +8,7 @@ Imports numpy and torch only.
 from .augment import CutMix, MixUp
 from .batch import BatchPlan, DecodeJob, plan_batch
 from .crops import CenterCrop, Crop, Crops, RandomResizedCrop
+from .custom import CustomLayout, layout
 from .epoch import Batches, BatchSlice, EpochPlan
 from .layouts import (
     MAX_CONSTITUENTS,
@@ -42,6 +43,7 @@ __all__ = [
     "CenterCrop",
     "Crop",
     "Crops",
+    "CustomLayout",
     "CutMix",
     "CutMixBox",
     "DecodeJob",
@@ -72,6 +74,7 @@ __all__ = [
     "Whole",
     "default_layout",
     "hashes",
+    "layout",
     "plan_batch",
     "uniforms",
 ]

@@ -28,6 +28,11 @@ class _Paired(Policy):
         if not self.alpha > 0:
             raise ValueError(f"alpha: got {self.alpha}, expected a number above 0")
 
+    @property
+    def max_constituents(self) -> int:
+        """See `Policy.max_constituents`."""
+        return 2
+
     def _layout(self) -> Layout:
         raise NotImplementedError
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from .arrays import Floats, Ids, Mask, Size
 from .crops import Crop, Crops
 from .epoch import BatchSlice, EpochPlan
-from .layouts import MAX_CONSTITUENTS
+from .layouts import MAX_CONSTITUENTS, painted
 from .random import Draw, uniforms
 
 __all__ = ["BatchPlan", "DecodeJob", "plan_batch"]
@@ -60,6 +60,8 @@ class BatchPlan:
         origins: int32 [B, K, 2], (y, x) in the patch of the part that the region shows.
         flips: bool [B, K], mirrored left to right.
         job: what to decode.
+        index_map: uint8 [B, H, W], the constituent that each pixel shows, where a layout of the
+            plan places by such maps (regions are bounding boxes then), else None.
     """
 
     ids: npt.NDArray[np.int64]
@@ -70,6 +72,7 @@ class BatchPlan:
     origins: npt.NDArray[np.int32]
     flips: npt.NDArray[np.bool_]
     job: DecodeJob
+    index_map: npt.NDArray[np.uint8] | None = None
 
 
 def plan_batch(
@@ -121,9 +124,9 @@ def plan_batch(
     row = np.repeat(np.arange(len(counts)), counts)
     column = np.arange(len(ids)) - starts[row]
 
-    regions, visible, whole = _place(plan, flat, ids, counts, starts, canvas)
+    regions, visible, whole, index_map = _place(plan, flat, ids, counts, starts, canvas)
     blends = any(layout.blends for layout in plan.layouts.values())
-    seen = visible > 0.0  # a CutMix box may be empty, or cover its base
+    seen = visible > 0.0  # a CutMix box, say, may be empty, or cover its base
     row, column, ids = row[seen], column[seen], ids[seen]
     regions, visible, whole = regions[seen], visible[seen], whole[seen]
 
@@ -159,6 +162,7 @@ def plan_batch(
         origins=np.zeros((*shape, 2), np.int32),
         flips=np.zeros(shape, np.bool_),
         job=job,
+        index_map=index_map,
     )
     out.ids[place] = ids
     out.weights[place] = weights
@@ -178,15 +182,18 @@ def _place(
     counts: Ids,
     starts: Ids,
     canvas: Size,
-) -> tuple[Ids, Floats, Mask]:
+) -> tuple[Ids, Floats, Mask, npt.NDArray[np.uint8] | None]:
     """Place every composite by the layout for its number of constituents.
 
     Returns, for the T constituents: regions [T, 4], visible shares [T] (in a blend, of each pixel),
-    and whether the region shows the whole crop [T].
+    and whether the region shows the whole crop [T]; and the index map [B, H, W], where a layout of
+    the plan places by one.
     """
     regions = np.zeros((len(ids), 4), np.int64)
     visible = np.zeros(len(ids))
     whole = np.zeros(len(ids), np.bool_)
+    maps = any(layout.maps for layout in plan.layouts.values())
+    index_map = np.empty((len(counts), *canvas), np.uint8) if maps else None
     for k in np.unique(counts).tolist():
         layout = plan.layouts[k]
         members = starts[counts == k][:, None] + np.arange(k)
@@ -197,9 +204,13 @@ def _place(
         draws = uniforms(
             ids[members[:, 0]], layout.draws, seed=plan.seed, epoch=plan.epoch, draw=Draw.LAYOUT
         )
-        regions[members], visible[members] = layout.place(shares, draws, canvas)
+        placement = layout.place(shares, draws, canvas)
+        regions[members], visible[members] = placement.regions, placement.weights
         whole[members] = layout.blends or layout.window == "fit"
-    return regions, visible, whole
+        if index_map is not None:
+            shown = placement.index_map
+            index_map[counts == k] = painted(placement.regions, canvas) if shown is None else shown
+    return regions, visible, whole, index_map
 
 
 def _job(ids: Ids, crops: Crops, regions: Ids, whole: Mask, canvas: Size) -> DecodeJob:

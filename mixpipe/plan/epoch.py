@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .arrays import Ids, Losses, id_dtype
-from .layouts import WHOLE, Layout, layout_from_state, layout_state
+from .layouts import WHOLE, Layout, layout_from_state
 from .order import random_order, shuffled
 from .random import Draw
 
@@ -87,7 +87,7 @@ class EpochPlan:
         arrays = {name: getattr(self, name) for name in ("ids", "offsets", "shares", "scales")}
         return {
             **{name: None if a is None else torch.from_numpy(a) for name, a in arrays.items()},
-            "layouts": {k: layout_state(layout) for k, layout in self.layouts.items()},
+            "layouts": {k: layout.state() for k, layout in self.layouts.items()},
             "epoch": self.epoch,
             "seed": self.seed,
             "num_samples": self.num_samples,
@@ -96,13 +96,23 @@ class EpochPlan:
         }
 
     @classmethod
-    def from_state_dict(cls, state: Mapping[str, Any]) -> EpochPlan:
-        """The plan that `state_dict` was made of."""
+    def from_state_dict(
+        cls, state: Mapping[str, Any], layouts: Mapping[int, Layout] | None = None
+    ) -> EpochPlan:
+        """The plan that `state_dict` was made of.
+
+        layouts: those of the policy, by number of constituents; one that a layout was saved from
+        is taken as it is, others are made anew from what was saved.
+        """
         values: dict[str, Any] = {
             name: value.numpy() if isinstance(value, Tensor) else value
             for name, value in state.items()
         }
-        values["layouts"] = {k: layout_from_state(s) for k, s in state["layouts"].items()}
+        own = {} if layouts is None else layouts
+        values["layouts"] = {
+            k: own[k] if k in own and own[k].state() == saved else layout_from_state(saved)
+            for k, saved in state["layouts"].items()
+        }
         return cls(**values)
 
 
@@ -162,8 +172,10 @@ class Batches(Sequence[BatchSlice]):
         if count and not drop_last:
             first = int(_first_composite(plan, np.array([(count - 1) * whole]), by)[0])
             left = composites - first
-            self._starts[-1] = first + left * rank // world_size
-            self._stops[-1] = first + left * (rank + 1) // world_size
+            # From rank 0 up, so that a filler is never rank 0's, whose batch-norm statistics
+            # DistributedDataParallel hands to the others.
+            self._starts[-1] = first - (-left * rank // world_size)
+            self._stops[-1] = first - (-left * (rank + 1) // world_size)
 
     def __len__(self) -> int:
         return len(self._starts)

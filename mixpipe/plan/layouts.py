@@ -15,9 +15,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
+from importlib import import_module
+from operator import attrgetter
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from .arrays import Floats, Ids, Mask, Size
 
@@ -33,9 +36,10 @@ __all__ = [
     "Strips",
     "Whole",
     "Window",
+    "check_window",
     "default_layout",
     "layout_from_state",
-    "layout_state",
+    "painted",
 ]
 
 MAX_CONSTITUENTS = 4
@@ -47,15 +51,22 @@ class Placement(NamedTuple):
 
     regions: Ids  # [n, k, 4] (y0, x0, y1, x1), half open; all 0 for a blend
     weights: Floats  # [n, k] share of the canvas that is seen of each; rows sum to 1
+    # uint8 [n, H, W], which constituent each pixel shows; None: that of the last region there
+    index_map: npt.NDArray[np.uint8] | None = None
 
 
 class Layout(ABC):
     """A rule that makes regions. Layouts are values: frozen, compared by content."""
 
-    counts: ClassVar[tuple[int, ...]]  # numbers of constituents it can place
     draws: ClassVar[int] = 0  # random numbers it takes a composite
     blends: ClassVar[bool] = False  # a weighted sum of whole canvases: no regions
+    maps: ClassVar[bool] = False  # places by an index map; regions are only bounding boxes
     window: Window = "cut"
+
+    @property
+    @abstractmethod
+    def counts(self) -> tuple[int, ...]:
+        """Numbers of constituents it can place."""
 
     @property
     def draws_shares(self) -> bool:
@@ -71,8 +82,14 @@ class Layout(ABC):
         canvas: (H, W) pixels, each at least `MAX_CONSTITUENTS`.
         """
 
+    def state(self) -> dict[str, Any]:
+        """The layout as plain values, for a checkpoint: what `layout_from_state` takes."""
+        settings: dict[str, Any] = asdict(self) if is_dataclass(self) else {}
+        return {"layout": type(self).__name__, **settings}
 
-def _check_window(window: str) -> None:
+
+def check_window(window: str) -> None:
+    """Raises ValueError for another window rule than those of this module."""
     if window not in ("cut", "fit"):
         raise ValueError(f"window: got {window!r}, expected 'cut' or 'fit'")
 
@@ -128,7 +145,7 @@ class Strips(Layout):
     draws: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        _check_window(self.window)
+        check_window(self.window)
 
     def place(self, shares: Floats, draws: Floats, canvas: Size) -> Placement:
         """See `Layout.place`."""
@@ -192,7 +209,7 @@ class Grid(Layout):
     draws: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
-        _check_window(self.window)
+        check_window(self.window)
 
     def place(self, shares: Floats, draws: Floats, canvas: Size) -> Placement:
         """See `Layout.place`."""
@@ -245,7 +262,7 @@ class CutMixBox(Layout):
     draws: ClassVar[int] = 5
 
     def __post_init__(self) -> None:
-        _check_window(self.window)
+        check_window(self.window)
         _check_alpha(self.alpha)
 
     @property
@@ -317,16 +334,42 @@ def default_layout(k: int) -> Layout:
     return _DEFAULTS[k]()
 
 
-def layout_state(layout: Layout) -> dict[str, Any]:
-    """A layout as plain values, for a checkpoint."""
-    settings: dict[str, Any] = asdict(layout) if is_dataclass(layout) else {}
-    return {"layout": type(layout).__name__, **settings}
-
-
 def layout_from_state(state: Mapping[str, Any]) -> Layout:
-    """The layout that `layout_state` was made of."""
+    """The layout that `Layout.state` was made of; a caller's own is imported by its name."""
     settings = dict(state)
     name = settings.pop("layout", None)
+    if isinstance(name, str) and ":" in name:
+        return _imported(name, state)
     if name not in _BY_NAME:
-        raise ValueError(f"state['layout']: got {name!r}, expected one of {sorted(_BY_NAME)}")
+        raise ValueError(
+            f"state['layout']: got {name!r}, expected one of {sorted(_BY_NAME)}, or "
+            "'package.module:name' for a layout of your own"
+        )
     return _BY_NAME[name](**settings)
+
+
+def _imported(name: str, state: Mapping[str, Any]) -> Layout:
+    """The layout that a module holds as ``"package.module:name"``."""
+    module, _, path = name.partition(":")
+    try:
+        found = attrgetter(path)(import_module(module))
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"state['layout']: {name!r} cannot be imported ({error}): define it at the top level "
+            "of a module that can be, or load the state into a loader whose policy has it"
+        ) from error
+    if not isinstance(found, Layout) or found.state() != dict(state):
+        raise ValueError(
+            f"state['layout']: {name!r} is now {found!r}, but was saved as {dict(state)}: resume "
+            "with the layout that was saved"
+        )
+    return found
+
+
+def painted(regions: Ids, canvas: Size) -> npt.NDArray[np.uint8]:
+    """The index map [n, H, W] of regions [n, k, 4] of which later ones lie over earlier ones."""
+    shown = np.zeros((len(regions), *canvas), np.uint8)
+    for j in range(1, regions.shape[1]):
+        for composite, (y0, x0, y1, x1) in zip(shown, regions[:, j].tolist(), strict=True):
+            composite[y0:y1, x0:x1] = j
+    return shown

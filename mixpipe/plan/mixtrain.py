@@ -169,6 +169,16 @@ class MixTrain(Policy):
         kept = 1.0 - (self.drop.share if self.drop else 0.0)
         return kept / self.tiers[-1].k
 
+    @property
+    def max_constituents(self) -> int:
+        """See `Policy.max_constituents`."""
+        return self.tiers[-1].k
+
+    @property
+    def layouts(self) -> Mapping[int, Layout]:
+        """See `Policy.layouts`."""
+        return {tier.k: tier.placed_by for tier in self.tiers}
+
     def plan(self, table: LossTable, epoch: int, seed: int) -> EpochPlan:
         """See `Policy.plan`."""
         n = len(table)
@@ -189,7 +199,7 @@ class MixTrain(Policy):
             n,
             ids,
             offsets,
-            {1: WHOLE, **{tier.k: tier.placed_by for tier in self.tiers}},
+            {1: WHOLE, **self.layouts},
             shares=shares,
             scales=None if scale is None else scale[ids],
             weighting=self.weighting,

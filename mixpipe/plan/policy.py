@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .epoch import BatchBy, EpochPlan, plain_plan
+from .layouts import Layout
 from .table import LossTable
 
 __all__ = ["Plain", "Policy"]
@@ -22,6 +23,16 @@ class Policy(ABC):
     """
 
     batch_by: BatchBy = "composites"  # what the loader's batch size counts
+
+    @property
+    def max_constituents(self) -> int:
+        """The most constituents that a composite of its plans may have."""
+        return 1
+
+    @property
+    def layouts(self) -> Mapping[int, Layout]:
+        """The layouts of its plans that a checkpoint cannot hold, by number of constituents."""
+        return {}
 
     @abstractmethod
     def plan(self, table: LossTable, epoch: int, seed: int) -> EpochPlan:

@@ -40,6 +40,10 @@ def compare(
     Returns:
         The summaries: ``plain``, ``plain-shortened`` and the mixed run's.
     """
+    if isinstance(policy, Plain):
+        raise ValueError(
+            "policy: expected one that mixes or prunes, to compare with plain; got plain"
+        )
 
     def run(run_name: str, settings: TrainConfig, run_policy: Policy) -> RunSummary:
         folder = None if output is None else Path(output) / run_name

@@ -33,7 +33,8 @@ class TrainConfig:
         model: a name of :func:`mixpipe.train.models.build_model`.
         epochs: passes over the training set.
         batch_size: composites or constituents a step, as the policy counts.
-        val_split: the name of the folder to evaluate on.
+        val_split: the name of the folder to evaluate on; None: ``"test"`` of the embedded images,
+            else ``"val"``.
         size: the canvas in pixels; None: 28 for the embedded images, else 224. Up to 64 the images
             are taken to be small: they are cropped mildly, and evaluated whole.
         optimizer: one of ``OPTIMIZERS``.
@@ -46,10 +47,11 @@ class TrainConfig:
         precision: one of ``PRECISIONS``; below float32 by ``torch.autocast``.
         threads: decoding threads; None: one a core.
         skip_unreadable: leave out images that cannot be read, rather than refuse the data.
+        separate: classify each region by itself; False: the plain network on mixed pixels.
     """
 
     data: str = EMBEDDED
-    val_split: str = "val"
+    val_split: str | None = None
     model: str = "resnet8"
     epochs: int = 16
     batch_size: int = 128
@@ -64,6 +66,7 @@ class TrainConfig:
     precision: str = "float32"
     threads: int | None = None
     skip_unreadable: bool = False
+    separate: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, before any work."""
@@ -75,12 +78,28 @@ class TrainConfig:
             raise ValueError(f"optimizer: expected one of {list(OPTIMIZERS)}, got {self.optimizer}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision: expected one of {list(PRECISIONS)}, got {self.precision}")
+        for name in ("size", "lr", "threads"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}: expected more than 0, got {value}")
+        if not self.weight_decay >= 0.0:
+            raise ValueError(f"weight_decay: expected 0 or more, got {self.weight_decay}")
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise ValueError(
+                f"label_smoothing: expected 0 <= value < 1, got {self.label_smoothing}"
+            )
         if not 0.0 <= self.warmup < 1.0:
             raise ValueError(f"warmup: expected 0 <= value < 1, got {self.warmup}")
 
     def require_device(self) -> None:
         """Raise ``ValueError`` where ``device`` is not on this machine."""
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
+        try:
+            kind = torch.device(self.device).type
+        except RuntimeError:
+            kind = ""
+        if kind not in ("cpu", "cuda"):
+            raise ValueError(f"device: expected cpu, cuda or cuda:N, got {self.device!r}")
+        if kind == "cuda" and not torch.cuda.is_available():
             raise ValueError(
                 f"device: {self.device!r} needs a CUDA device and torch finds none; "
                 "pass --device cpu, or see `mixpipe doctor`"
@@ -108,7 +127,8 @@ class TrainConfig:
     def val_loader(self, classes: tuple[str, ...]) -> MixLoader:
         """The validation images, unmixed, with the training set's classes."""
         crop = CenterCrop(resize=self.canvas) if self.small else None
-        return self._loader(self.val_split, Plain(shuffle=False), crop, classes)
+        split = self.val_split or ("test" if self.data == EMBEDDED else "val")
+        return self._loader(split, Plain(shuffle=False), crop, classes)
 
     def _loader(
         self,
@@ -139,11 +159,11 @@ class TrainConfig:
 
     def _store(self, split: str, classes: tuple[str, ...] | None) -> Store:
         if self.data == EMBEDDED:
-            return embedded("train" if split == "train" else "test")
+            return embedded(split)
         if not Path(self.data).exists():
             raise FileNotFoundError(
                 f"data: {self.data} is not there; expected 'embedded', or a folder or tar with "
-                f"train/CLASS/*.jpg and {self.val_split}/CLASS/*.jpg"
+                "train/CLASS/*.jpg and val/CLASS/*.jpg"
             )
         return open_store(self.data, split, classes=classes, skip_unreadable=self.skip_unreadable)
 
@@ -165,7 +185,9 @@ def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimiz
 
 def peak_rate(config: TrainConfig) -> float:
     """The highest learning rate: given, or the default in proportion to the batch size."""
-    return config.lr or OPTIMIZERS[config.optimizer] * config.batch_size / 128
+    if config.lr is not None:
+        return config.lr
+    return OPTIMIZERS[config.optimizer] * config.batch_size / 128
 
 
 def learning_rate(config: TrainConfig, progress: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from mixpipe.plan import (
@@ -49,9 +49,9 @@ class PolicyOptions:
         k: constituents of a composite, 2 to 4.
         layout: ``"default"`` (split, strips or grid, by k), ``"cutmix"`` or ``"mixup"``.
         adaptive: let regions follow the losses.
-        drop: share of the easiest third of the samples to drop; 0: nobody.
+        drop: share of the easiest 30 % of the samples to drop; 0: nobody.
         warmup_epochs: epochs without mixing at the beginning.
-        final: share of the epochs without mixing at the end.
+        final: share of the epochs without mixing or pruning at the end; None: the policy's own.
         weighting: ``"area"`` or ``"each"``.
         batch_by: ``"constituents"`` or ``"composites"``.
     """
@@ -66,7 +66,7 @@ class PolicyOptions:
     adaptive: bool = False
     drop: float = 0.0
     warmup_epochs: int = 1
-    final: float = 0.0
+    final: float | None = None
     weighting: Literal["area", "each"] = "area"
     batch_by: Literal["composites", "constituents"] = "constituents"
 
@@ -78,17 +78,54 @@ def make_policy(options: PolicyOptions, epochs: int) -> Policy:
         ValueError: no such policy, rule or layout, or settings that cannot work.
     """
     _check_choice("policy", options.name, POLICIES)
+    _refuse_unused(options)
     if options.name == "plain":
         return Plain()
     if options.name in ("mixup", "cutmix"):
-        plain_from = epochs - round(options.final * epochs) if options.final else None
+        final = options.final or 0.0
+        plain_from = epochs - round(final * epochs) if final else None
         kind = MixUp if options.name == "mixup" else CutMix
         return kind(plain_from=plain_from)
     if options.name == "infobatch":
-        return InfoBatch(epochs=epochs, speedup=options.speedup)
+        if options.final is None:
+            return InfoBatch(epochs=epochs, speedup=options.speedup)
+        return InfoBatch(epochs=epochs, speedup=options.speedup, final=options.final)
     if options.name == "selective":
-        return SelectiveBackprop(speedup=options.speedup, epochs=epochs, final=options.final)
+        return SelectiveBackprop(
+            speedup=options.speedup,
+            warmup=options.warmup_epochs,
+            epochs=epochs,
+            final=options.final or 0.0,
+        )
     return _mixtrain(options, epochs)
+
+
+_USED = {
+    "plain": (),
+    "mixup": ("final",),
+    "cutmix": ("final",),
+    "infobatch": ("speedup", "final"),
+    "selective": ("speedup", "warmup_epochs", "final"),
+}
+
+
+def _refuse_unused(options: PolicyOptions) -> None:
+    """Raise ``ValueError`` for settings that the policy would not look at."""
+    default = PolicyOptions(options.name)
+    given = {
+        field.name
+        for field in fields(options)
+        if getattr(options, field.name) != getattr(default, field.name)
+    }
+    used = _USED.get(options.name, given)
+    if options.tiers and given & {"k", "threshold"}:
+        raise ValueError("tiers: given beside k or threshold, which each tier has itself")
+    unused = sorted(given - set(used))
+    if unused:
+        raise ValueError(
+            f"{', '.join(unused)}: the policy {options.name!r} takes "
+            f"{'only ' + ', '.join(used) if used else 'none of these settings'}"
+        )
 
 
 def _mixtrain(options: PolicyOptions, epochs: int) -> MixTrain:
@@ -104,7 +141,7 @@ def _mixtrain(options: PolicyOptions, epochs: int) -> MixTrain:
         drop=Drop(rate=options.drop) if options.drop else None,
         warmup=options.warmup_epochs,
         epochs=epochs,
-        final=options.final,
+        final=options.final or 0.0,
         weighting=options.weighting,
         batch_by=options.batch_by,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -18,13 +19,21 @@ from mixpipe.plan import Policy
 from mixpipe.report import environment, open_beside, write_json
 from mixpipe.target import CompositeTarget
 from mixpipe.trace import part
-from mixpipe.train.config import PRECISIONS, TrainConfig, learning_rate, make_optimizer, set_rate
+from mixpipe.train.config import (
+    PRECISIONS,
+    TrainConfig,
+    learning_rate,
+    make_optimizer,
+    peak_rate,
+    set_rate,
+)
 from mixpipe.train.models import build_model
 from mixpipe.train.sheet import draw_sheet
 
-__all__ = ["EpochMetrics", "RunSummary", "Trainer"]
+__all__ = ["DivergedError", "EpochMetrics", "RunSummary", "Trainer"]
 
 CHECKPOINT = "checkpoint.pt"
+LOADER_PARTS = ("plan", "decode", "compose")
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,12 @@ class EpochMetrics:
     seconds: float
     wait_seconds: float
     step_seconds: float
+    loader_seconds: dict[str, float]
     eval_seconds: float
+
+
+class DivergedError(ArithmeticError):
+    """The loss is not a finite number any more."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +155,11 @@ class Trainer:
             )
         return summary
 
+    @property
+    def checkpoint(self) -> Path | None:
+        """Where the checkpoint is written; None without an output folder."""
+        return None if self.output is None else self.output / CHECKPOINT
+
     def summary(self) -> RunSummary:
         """The run so far."""
         seconds = sum(m.seconds for m in self.metrics)
@@ -157,14 +176,16 @@ class Trainer:
             eval_seconds=sum(m.eval_seconds for m in self.metrics),
             wait_seconds=sum(m.wait_seconds for m in self.metrics),
             step_seconds=sum(m.step_seconds for m in self.metrics),
-            loader_seconds=dict(self.loader.stats.seconds),
+            loader_seconds={
+                name: sum(m.loader_seconds[name] for m in self.metrics) for name in LOADER_PARTS
+            },
             decoded_per_second=decoded / seconds,
             trained_per_second=inputs / seconds,
         )
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""
-        if self.output is None:
+        if self.checkpoint is None:
             return
         state = {
             "config": self.config.as_dict(),
@@ -175,8 +196,9 @@ class Trainer:
             "loader": self.loader.state_dict(),
             "metrics": [asdict(m) for m in self.metrics],
             "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
-        with open_beside(self.output / CHECKPOINT) as file:
+        with open_beside(self.checkpoint) as file:
             torch.save(state, file)
 
     def resume(self, path: str | os.PathLike[str]) -> None:
@@ -188,11 +210,18 @@ class Trainer:
         checkpoint = Path(path)
         if not checkpoint.is_file():
             raise FileNotFoundError(f"resume: {checkpoint} is not a file; expected a {CHECKPOINT}")
-        state = torch.load(checkpoint, map_location=self.config.device, weights_only=True)
+        try:
+            # On the CPU: every part's load_state_dict copies to where it lives.
+            state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+            state["config"], state["policy"], state["loader"]
+        except Exception as error:  # of junk torch.load raises nearly anything
+            raise ValueError(
+                f"resume: {checkpoint} is no {CHECKPOINT} of a training run ({error})"
+            ) from error
         ours = {**self.config.as_dict(), "policy": repr(self.loader.policy)}
         theirs = {**state["config"], "policy": state["policy"]}
         # Another machine may have other devices, threads and folders; the run is the same.
-        free = {"device", "threads", "data"}
+        free = {"device", "threads", "data", "skip_unreadable"}
         differing = [k for k in ours if k not in free and ours[k] != theirs.get(k)]
         if differing:
             raise ValueError(
@@ -205,7 +234,9 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.metrics = [EpochMetrics(**m) for m in state["metrics"]]
-        torch.set_rng_state(state["random"].cpu())
+        torch.set_rng_state(state["random"])
+        if torch.cuda.is_available() and state["random_cuda"]:
+            torch.cuda.set_rng_state_all(state["random_cuda"])
 
     def close(self) -> None:
         """Free the decoders."""
@@ -214,11 +245,12 @@ class Trainer:
 
     def _train_epoch(self) -> EpochMetrics:
         self.model.train()
-        epoch, steps, stats = self.loader.epoch, len(self.loader), self.loader.stats
-        before = replace(stats)  # the counters; `seconds` is shared and not read
+        epoch, stats = self.loader.epoch, self.loader.stats
+        before = replace(stats, seconds=dict(stats.seconds))
         totals = torch.zeros(3, device=self.config.device)  # loss, correct, constituents
-        step_seconds = 0.0
+        step_seconds = drawing = 0.0
         start = time.perf_counter()
+        steps = len(self.loader)  # makes the plan
         with tqdm(
             total=steps,
             desc=f"{self.name} {epoch + 1}/{self.config.epochs}",
@@ -230,6 +262,10 @@ class Trainer:
                 begin = time.perf_counter()
                 if step == 0:
                     self._draw(images, target)
+                    drawing = time.perf_counter() - begin
+                    begin += drawing
+                if len(images) == 1:  # batch norm has no statistics of one
+                    continue
                 rate = learning_rate(self.config, (epoch + step / steps) / self.config.epochs)
                 set_rate(self.optimizer.param_groups, rate)
                 totals += self.step(images, target)
@@ -245,7 +281,12 @@ class Trainer:
                     )
                 bar.update()
         loss, correct, counted = totals.tolist()
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - start - drawing
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"epoch {epoch + 1}: the loss is {loss}; try a lower lr than "
+                f"{peak_rate(self.config):g}"
+            )
         begin = time.perf_counter()
         accuracy = self._evaluate()
         return EpochMetrics(
@@ -260,13 +301,20 @@ class Trainer:
             seconds=seconds,
             wait_seconds=seconds - step_seconds,
             step_seconds=step_seconds,
+            loader_seconds={
+                name: stats.seconds[name] - before.seconds.get(name, 0.0) for name in LOADER_PARTS
+            },
             eval_seconds=time.perf_counter() - begin,
         )
 
     def step(self, images: Tensor, target: CompositeTarget) -> Tensor:
         """One optimiser step; the batch's loss, correct constituents and constituents."""
         with part("forward"), self._autocast():
-            logits = self.model(images, target.regions)
+            logits = (
+                self.model(images, target.regions, target.index_map)
+                if self.config.separate
+                else self.model(images)
+            )
         with part("loss"):
             loss = self.loss(logits, target)
         with part("backward"):
@@ -276,7 +324,10 @@ class Trainer:
             self.scaler.step(self.optimizer)
             self.scaler.update()
         present = target.ids >= 0
-        correct = (logits.detach().argmax(-1) == target.classes) & present
+        guess = logits.detach().argmax(-1)
+        if guess.ndim == 1:  # one row for all constituents
+            guess = guess[:, None]
+        correct = (guess == target.classes) & present
         return torch.stack([loss.detach(), correct.sum(), present.sum()])
 
     @torch.inference_mode()

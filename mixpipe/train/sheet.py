@@ -69,8 +69,8 @@ def draw_sheet(
                 continue
             box = Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, ec=colour, lw=2)
             axes.add_patch(box).set_clip_on(False)
-            axes.text(x0, y0, text, fontsize=6, va="top", color="black", bbox=_tag(colour))
-        axes.set_title("\n".join(blended), fontsize=7)
+            axes.text(x0, y0, text, fontsize=6, va="top", bbox=_tag(colour), parse_math=False)
+        axes.set_title("\n".join(blended), fontsize=7, parse_math=False)
     with open_beside(path) as file:
         figure.savefig(file, format="png", dpi=110)
 

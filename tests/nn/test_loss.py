@@ -81,7 +81,7 @@ def test_a_smoothing_that_cannot_work_is_refused():
 
 def test_a_target_is_a_pytree_and_moves_whole():
     leaves, spec = torch.utils._pytree.tree_flatten(PAIRS)
-    assert len(leaves) == 5
+    assert len(leaves) == 6
     assert isinstance(torch.utils._pytree.tree_unflatten(leaves, spec), mixpipe.CompositeTarget)
     moved = PAIRS.to("meta")
     assert all(tensor.device.type == "meta" for tensor in moved[:4])

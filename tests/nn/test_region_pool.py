@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixpipe.nn import RegionPool
-from mixpipe.nn.region_pool import cell_shares
+from mixpipe.nn.region_pool import cell_shares, mapped_cell_shares
 
 
 @st.composite
@@ -79,3 +79,41 @@ def test_gradient_goes_to_the_region_only():
 def test_wrong_shapes_are_named(maps, regions, message):
     with pytest.raises(ValueError, match=message):
         RegionPool()(maps, regions, (8, 8))
+
+
+@settings(deadline=None, max_examples=60)
+@given(pooled_cases(), st.integers(0, 2**32))
+def test_an_index_map_pools_the_pixels_that_show_each(case, seed):
+    grid, cell, canvas, _ = case
+    rng = torch.Generator().manual_seed(seed)
+    maps = torch.randn(1, 3, *grid, dtype=torch.float64, generator=rng)
+    pixels = maps.repeat_interleave(cell, 2).repeat_interleave(cell, 3)[0]
+    index_map = torch.randint(0, 3, (1, *canvas), dtype=torch.uint8, generator=rng)
+    boxes = torch.tensor([[[0, 0, *canvas]] * 4], dtype=torch.int32)
+    result = RegionPool()(maps, boxes, canvas, index_map)
+    for k in range(4):  # the last shows nothing
+        mask = index_map[0] == k
+        expected = pixels[:, mask].mean(1) if mask.any() else pixels.mean((1, 2))
+        torch.testing.assert_close(result[0, k], expected, rtol=1e-5, atol=1e-5)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_an_index_map_of_rectangles_gives_what_the_rectangles_give(data):
+    canvas = data.draw(st.tuples(st.integers(2, 40), st.integers(2, 40)))
+    grid = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
+    regions = [data.draw(rectangles(*canvas)) for _ in range(2)]
+    index_map = torch.full((1, *canvas), 255, dtype=torch.uint8)
+    for k, (y0, x0, y1, x1) in enumerate(regions):
+        index_map[0, y0:y1, x0:x1] = k
+    expected = cell_shares(torch.tensor([regions], dtype=torch.int32), canvas, grid)
+    # A region that is wholly hidden may keep a rounding error's share of a cell in cell_shares.
+    shown = [k for k in range(2) if (index_map == k).any()]
+    ours = mapped_cell_shares(index_map, 2, grid)
+    torch.testing.assert_close(ours[:, shown], expected[:, shown], rtol=1e-3, atol=1e-4)
+
+
+def test_an_index_map_of_another_size_is_named():
+    boxes = torch.tensor([[[0, 0, 8, 8]]], dtype=torch.int32)
+    with pytest.raises(ValueError, match=r"index_map: expected \[1, 8, 8\].*got \(1, 4, 8\)"):
+        RegionPool()(torch.zeros(1, 2, 2, 2), boxes, (8, 8), torch.zeros(1, 4, 8).byte())

@@ -1,4 +1,5 @@
 import pytest
+import timm
 import torch
 import torchvision
 
@@ -12,6 +13,10 @@ MODELS = {
     "mobilenet_v2": lambda: torchvision.models.mobilenet_v2(num_classes=7),
     "efficientnet_b0": lambda: torchvision.models.efficientnet_b0(num_classes=7),
     "vit": lambda: torchvision.models.VisionTransformer(SIZE, 16, 2, 2, 32, 64, num_classes=7),
+    "densenet121": lambda: torchvision.models.densenet121(num_classes=7),
+    "timm resnet18": lambda: timm.create_model("resnet18", num_classes=7),
+    "timm mobilenetv2_100": lambda: timm.create_model("mobilenetv2_100", num_classes=7),
+    "timm densenet121": lambda: timm.create_model("densenet121", num_classes=7),
     "resnet8": lambda: build_model("resnet8", 7, SIZE),
     "mobilenet_small": lambda: build_model("mobilenet_small", 7, SIZE),
     "vit_small": lambda: build_model("vit_small", 7, 28),
@@ -94,8 +99,12 @@ def test_works_for_a_model_of_another_form():
 def test_an_unknown_form_is_refused_with_what_to_do():
     with pytest.raises(TypeError, match=r"Linear has none of the known forms.*pass features="):
         separate_regions(torch.nn.Linear(3, 3))
-    with pytest.raises(TypeError, match="VGG has none"):
-        separate_regions(torchvision.models.vgg11(num_classes=3, init_weights=False))
+    for name in ("vgg11", "alexnet", "squeezenet1_1", "convnext_tiny", "swin_t"):
+        with pytest.raises(TypeError, match="has none of the known forms"):
+            separate_regions(torchvision.models.get_model(name, weights=None, num_classes=3))
+    for name in ("vgg11", "vit_tiny_patch16_224", "convnext_atto"):
+        with pytest.raises(TypeError, match="has none of the known forms"):
+            separate_regions(timm.create_model(name, num_classes=3))
     with pytest.raises(TypeError, match="both features and classify"):
         separate_regions(torch.nn.Linear(3, 3), features=lambda m, x: x)
 
@@ -107,3 +116,16 @@ def test_compiles_without_a_graph_break():
     images, halves = torch.randn(2, 3, 28, 28), torch.tensor([[0, 0, 28, 9], [0, 9, 28, 28]])
     regions = halves.int().expand(2, 2, 4)
     torch.testing.assert_close(compiled(images, regions), model(images, regions))
+
+
+def test_with_an_index_map_who_fills_the_canvas_is_the_plain_image_and_others_are_not(name, model):
+    images, size = images_for(name)
+    separated = separate_regions(model)
+    boxes = torch.tensor([0, 0, size, size], dtype=torch.int32).expand(2, 2, 4)
+    index_map = torch.zeros(2, size, size, dtype=torch.uint8)
+    index_map[1] = torch.arange(size)[:, None] * 2 // size  # halves
+    logits = separated(images, boxes, index_map)
+    torch.testing.assert_close(logits[0, 0], model(images)[0], rtol=1e-4, atol=1e-4)
+    halves = torch.tensor([[0, 0, size // 2, size], [size // 2, 0, size, size]], dtype=torch.int32)
+    expected = separated(images, halves.expand(2, 2, 4))[1]
+    torch.testing.assert_close(logits[1], expected, rtol=1e-4, atol=1e-4)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from plan_cases import ks_bound, ks_distance
 
 from mixpipe.plan import MAX_CONSTITUENTS, Blend, CutMixBox, Grid, Split, Strips, Whole
-from mixpipe.plan.layouts import layout_from_state, layout_state, symmetric_beta
+from mixpipe.plan.layouts import layout_from_state, symmetric_beta
 
 TILING = [
     (Whole(), 1),
@@ -47,7 +47,7 @@ def painted(regions, canvas):
 
 @given(placed(TILING))
 def test_regions_tile_the_canvas(case):
-    _, shares, canvas, (regions, weights) = case
+    _, shares, canvas, (regions, weights, _) = case
     for row, weight in zip(regions, weights, strict=True):
         times, top = painted(row, canvas)
         assert (times == 1).all()
@@ -58,7 +58,7 @@ def test_regions_tile_the_canvas(case):
 
 @given(placed([(CutMixBox(), 2), (CutMixBox(alpha=0.5), 2)]))
 def test_weights_are_what_is_seen_beside_and_under_a_box(case):
-    layout, _, canvas, (regions, weights) = case
+    layout, _, canvas, (regions, weights, _) = case
     for row, weight in zip(regions, weights, strict=True):
         assert row[0].tolist() == [0, 0, *canvas]
         assert (row[1] >= 0).all()
@@ -72,7 +72,7 @@ def test_weights_are_what_is_seen_beside_and_under_a_box(case):
 
 @given(placed([(Split(), 2), (Strips(), 3), (Strips(), 4), (Grid(), 3), (Grid(), 4)]))
 def test_regions_keep_to_the_shares(case):
-    _, shares, canvas, (_, weights) = case
+    _, shares, canvas, (_, weights, _) = case
     # An edge is off by at most half a pixel, or by what one pixel for everybody else takes; a
     # region has two edges, and in a grid one along each axis.
     pixel = 1 / min(canvas)
@@ -83,12 +83,12 @@ def test_regions_keep_to_the_shares(case):
 
 @given(placed([(CutMixBox(), 2)]))
 def test_a_box_keeps_to_its_share(case):
-    _, shares, canvas, (_, weights) = case
+    _, shares, canvas, (_, weights, _) = case
     assert (np.abs(weights - shares) <= 2.5 / min(canvas)).all()
 
 
 def test_equal_quarters_keep_the_aspect_ratio():
-    regions, _ = Grid().place(
+    regions, _, _ = Grid().place(
         np.full((8, 4), 0.25), np.random.default_rng(0).random((3, 8)), (64, 96)
     )
     assert (regions[..., 2] - regions[..., 0] == 32).all()
@@ -98,7 +98,7 @@ def test_equal_quarters_keep_the_aspect_ratio():
 @pytest.mark.parametrize(("layout", "k"), [(Split(), 2), (Strips(), 3), (Grid(), 3), (Grid(), 4)])
 def test_every_constituent_may_be_anywhere(layout, k):
     draws = np.random.default_rng(1).random((layout.draws, 400))
-    regions, _ = layout.place(np.full((400, k), 1 / k), draws, (60, 60))
+    regions, _, _ = layout.place(np.full((400, k), 1 / k), draws, (60, 60))
     heights = regions[..., 2] - regions[..., 0]
     widths = regions[..., 3] - regions[..., 1]
     if k < 4:  # upright and lying
@@ -109,14 +109,14 @@ def test_every_constituent_may_be_anywhere(layout, k):
 
 def test_spread_moves_the_cut():
     draws = np.random.default_rng(1).random((3, 4000))
-    _, weights = Split(spread=0.25).place(np.full((4000, 2), 0.5), draws, (200, 200))
+    _, weights, _ = Split(spread=0.25).place(np.full((4000, 2), 0.5), draws, (200, 200))
     even = 0.25 + 0.5 * (np.arange(4000) + 0.5) / 4000
     assert ks_distance(weights[:, 0], even) < 0.03
     assert weights.min() >= 0.25
 
 
 def test_a_blend_has_no_regions():
-    regions, weights = Blend().place(np.array([[0.2, 0.5, 0.3]]), np.zeros((3, 1)), (8, 8))
+    regions, weights, _ = Blend().place(np.array([[0.2, 0.5, 0.3]]), np.zeros((3, 1)), (8, 8))
     assert not regions.any()
     assert weights.tolist() == [[0.2, 0.5, 0.3]]
 
@@ -140,7 +140,7 @@ def test_boxes_and_weights_follow_torchvisions_cutmix(alpha):
     theirs = [reference.make_params([torch.zeros(1, 3, *canvas)]) for _ in range(n)]
     layout = CutMixBox(alpha=alpha)
     draws = np.random.default_rng(3).random((layout.draws, n))
-    regions, weights = layout.place(np.full((n, 2), 0.5), draws, canvas)
+    regions, weights, _ = layout.place(np.full((n, 2), 0.5), draws, canvas)
     lam = np.array([params["lam_adjusted"] for params in theirs])
     assert ks_distance(weights[:, 0], lam) < ks_bound(n, n)
     boxes = np.array([params["box"] for params in theirs])  # x0, y0, x1, y1
@@ -150,7 +150,7 @@ def test_boxes_and_weights_follow_torchvisions_cutmix(alpha):
 
 @pytest.mark.parametrize("layout", [Whole(), Split("fit", 0.1), Strips(), Grid("cut"), Blend(0.2)])
 def test_a_layout_survives_a_checkpoint(layout):
-    assert layout_from_state(layout_state(layout)) == layout
+    assert layout_from_state(layout.state()) == layout
 
 
 @pytest.mark.parametrize(

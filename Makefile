@@ -5,7 +5,7 @@ CUDA   ?= 12
 BIN    := $(VENV)/bin
 NATIVE := setup.py CMakeLists.txt $(wildcard cmake/* csrc/*)
 
-.PHONY: help train test lint unit format clean
+.PHONY: help train test lint unit format clean kernel-bench gpu-check
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -36,3 +36,12 @@ format: $(VENV)/installed ## let the formatters rewrite the sources
 
 clean: ## remove what was built here
 	rm -rf build dist runs *.egg-info mixpipe/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+build/kernel_bench: $(wildcard benchmarks/*.cu benchmarks/*.h csrc/*.cu csrc/*.h)
+	mkdir -p build
+	nvcc -std=c++17 -O3 $(NVCC_FLAGS) benchmarks/kernels.cu -o $@
+
+kernel-bench: build/kernel_bench ## the shipped CUDA kernels as a program of their own (needs nvcc)
+
+gpu-check: $(VENV)/installed build/kernel_bench ## everything that needs a GPU, into one file
+	$(BIN)/python scripts/gpu_check.py --output benchmarks/results/gpu-check.json

@@ -196,7 +196,7 @@ def _any_table(rows: Sequence[Row]) -> list[str]:
 
 
 def _draw_plan(path: Path, rows: Sequence[Row], title: str) -> None:
-    """Nanoseconds a sample against samples, a line a policy."""
+    """CPU nanoseconds a sample against samples, a line a policy."""
 
     def draw(axes: Any) -> None:
         plans = [row for row in rows if "policy" in row]
@@ -204,12 +204,12 @@ def _draw_plan(path: Path, rows: Sequence[Row], title: str) -> None:
             line = [row for row in plans if row["policy"] == policy]
             axes.plot(
                 [row["samples"] for row in line],
-                [row["nanoseconds_per_sample"] for row in line],
+                [1e9 * row["cpu_seconds"] / row["samples"] for row in line],
                 marker="o",
                 label=policy,
             )
         axes.set_xscale("log")
-        axes.set(xlabel="samples", ylabel="nanoseconds a sample")
+        axes.set(xlabel="samples", ylabel="CPU nanoseconds a sample")
         axes.set_ylim(bottom=0)
         axes.legend(fontsize=7)
 

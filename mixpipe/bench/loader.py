@@ -28,7 +28,7 @@ def compare_loaders(
     *,
     photos: Path | None = None,
     images: int = 1024,
-    rounds: int = 7,
+    rounds: int = 5,
     batch_size: int = 64,
     threads: int = 2,
     only: Sequence[str] = (),

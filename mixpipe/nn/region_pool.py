@@ -86,10 +86,8 @@ def cell_shares(regions: Tensor, canvas: tuple[int, int], grid: tuple[int, int])
 
 def mapped_cell_shares(index_map: Tensor, num: int, grid: tuple[int, int]) -> Tensor:
     """As `cell_shares`, of ``num`` constituents that an index map ``[B, H, W]`` places."""
-    rows, columns = (
-        _pixel_coverage(length, cells, index_map.device)
-        for length, cells in zip(index_map.shape[1:], grid, strict=True)
-    )
+    rows = _pixel_coverage(index_map.shape[1], grid[0], index_map.device)
+    columns = _pixel_coverage(index_map.shape[2], grid[1], index_map.device)
     masks = constituent_masks(index_map, num).to(rows.dtype)
     return _as_mean(rows @ masks @ columns.T)
 

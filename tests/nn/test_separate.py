@@ -116,6 +116,10 @@ def test_compiles_without_a_graph_break():
     images, halves = torch.randn(2, 3, 28, 28), torch.tensor([[0, 0, 28, 9], [0, 9, 28, 28]])
     regions = halves.int().expand(2, 2, 4)
     torch.testing.assert_close(compiled(images, regions), model(images, regions))
+    index_map = torch.randint(0, 2, (2, 28, 28), dtype=torch.uint8)
+    torch.testing.assert_close(
+        compiled(images, regions, index_map), model(images, regions, index_map)
+    )
 
 
 def test_with_an_index_map_who_fills_the_canvas_is_the_plain_image_and_others_are_not(name, model):

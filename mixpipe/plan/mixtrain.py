@@ -14,8 +14,9 @@ import torch
 from .arrays import Ids, Losses, Mask, id_dtype
 from .epoch import BatchBy, EpochPlan, Weighting, assemble, plain_plan
 from .layouts import MAX_CONSTITUENTS, WHOLE, Layout
+from .on_device import company_on_device, has_device_rule
 from .order import shuffled
-from .pairing import Pairing, RandomPairing
+from .pairing import BySimilarLoss, Pairing, RandomPairing
 from .policy import Policy
 from .random import Draw
 from .rules import Budget, Drop, Hysteresis, MeanRule, QuantileRule, RandomRule, Rule, Tier
@@ -184,15 +185,21 @@ class MixTrain(Policy):
         n = len(table)
         if not self.schedule.acts(epoch):
             return plain_plan(n, epoch=epoch, seed=seed)
-        snapshot = table.snapshot()
-        company, scale, usual = self._select(snapshot, epoch, seed)
-        groups = self._groups(company, snapshot.losses, epoch, seed)
-        del company
-        ids, offsets = assemble(groups, epoch=epoch, seed=seed)
-        del groups
-        shares = None
-        if self.adaptive is not None:
-            shares = _shares(self.adaptive, ids, offsets, snapshot.losses, usual)
+        shares = scale = None
+        if table.device.type != "cpu" and self._needs_no_losses:  # only a GPU's table
+            savings = None if self._cost is None else n - self._cost * n
+            company = company_on_device(table, self.tiers, savings, seed=seed, epoch=epoch)
+            groups = self._groups(company, np.empty(0, np.float32), epoch, seed)
+            ids, offsets = assemble(groups, epoch=epoch, seed=seed)
+        else:
+            snapshot = table.snapshot()
+            company, scale, usual = self._select(snapshot, epoch, seed)
+            groups = self._groups(company, snapshot.losses, epoch, seed)
+            del company
+            ids, offsets = assemble(groups, epoch=epoch, seed=seed)
+            del groups
+            if self.adaptive is not None:
+                shares = _shares(self.adaptive, ids, offsets, snapshot.losses, usual)
         return EpochPlan(
             epoch,
             seed,
@@ -203,6 +210,16 @@ class MixTrain(Policy):
             shares=shares,
             scales=None if scale is None else scale[ids],
             weighting=self.weighting,
+        )
+
+    @property
+    def _needs_no_losses(self) -> bool:
+        """Whether threshold and subset are all that is asked of the loss table."""
+        return (
+            self.drop is None
+            and self.adaptive is None
+            and not isinstance(self.pairing, BySimilarLoss)
+            and has_device_rule(self.tiers, budget=self._cost is not None)
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -143,7 +143,7 @@ def loader_command(
         typer.Option(help="Folder of photographs [the system's wallpapers, else scikit-image's]."),
     ] = None,
     images: Annotated[int, typer.Option(help="JPEGs to make of them.")] = 1024,
-    rounds: Annotated[int, typer.Option(help="Timed epochs of each loader.")] = 7,
+    rounds: Annotated[int, typer.Option(help="Timed epochs of each loader.")] = 5,
     threads: Annotated[int, typer.Option(help="Threads or workers of each loader.")] = 2,
     only: Annotated[list[str] | None, typer.Option(help="Rows to measure [all].")] = None,
     json_file: JsonFile = None,

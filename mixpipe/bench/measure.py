@@ -84,7 +84,7 @@ class LoaderProcess:
 
         def watch() -> None:
             nonlocal peak
-            while not stop.wait(0.25):
+            while not stop.wait(0.5):
                 peak = max(peak, sum(map(_held_mib, self._tree())))
 
         watcher = threading.Thread(target=watch)

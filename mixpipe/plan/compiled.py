@@ -11,6 +11,8 @@ from collections.abc import Callable
 from importlib import import_module, util
 from typing import Any, TypeAlias
 
+import numpy as np
+
 __all__ = [
     "NOBODY",
     "PARAMETERS",
@@ -85,24 +87,24 @@ def host_filler(compiled: Any, k: int) -> Any:
         index_map: Any, ratios: Any, u0: Any, u1: Any, areas: Any, boxes: Any
     ) -> tuple[int, int, int, int]:
         n, height, width = index_map.shape
+        row = np.empty(width + 1, np.int64)
         for b in range(n):
             for y in range(height):
-                start, shown = 0, -1  # the run of equal pixels at hand
-                for x in range(width + 1):
-                    index = -1
-                    if x < width:
-                        index = int(compiled(y, x, height, width, ratios[b], u0[b], u1[b]))
-                        if index < 0 or index >= k:
-                            return b, y, x, index
-                        index_map[b, y, x] = index
-                    if index == shown:
+                for x in range(width):  # by itself, so that it becomes vector instructions
+                    row[x] = compiled(y, x, height, width, ratios[b], u0[b], u1[b])
+                row[width] = ~row[width - 1]  # ends the last run of equal pixels
+                start, shown = 0, row[0]
+                for x in range(1, width + 1):
+                    if row[x] == shown:
                         continue
-                    if shown >= 0:
-                        areas[b, shown] += x - start
-                        box = boxes[b, shown]
-                        box[0], box[1] = min(box[0], y), min(box[1], start)
-                        box[2], box[3] = y + 1, max(box[3], x)
-                    start, shown = x, index
+                    if shown < 0 or shown >= k:
+                        return b, y, start, shown
+                    index_map[b, y, start:x] = shown
+                    areas[b, shown] += x - start
+                    box = boxes[b, shown]
+                    box[0], box[1] = min(box[0], y), min(box[1], start)
+                    box[2], box[3] = y + 1, max(box[3], x)
+                    start, shown = x, row[x]
         return n, 0, 0, 0
 
     return import_module("numba").njit(fill, nogil=True)

@@ -125,9 +125,7 @@ __device__ inline float combine_block(float value, float* scratch, Combine combi
     if (lane == 0) scratch[32] = value;
   }
   __syncthreads();
-  value = scratch[32];
-  __syncthreads();
-  return value;
+  return scratch[32];  // written again only behind the next call's first barrier
 }
 
 struct Add {

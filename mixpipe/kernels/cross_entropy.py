@@ -72,18 +72,22 @@ def composite_cross_entropy(
         differentiable,
     )
     if differentiable:
-        factor = 1.0 / (max(logits.shape[0], 1) * gradient_scale(logits))
-        loss = _AttachGradient.apply(logits, loss, gradient, factor)
+        loss = _AttachGradient.apply(logits, loss, gradient, backward_factor(logits))
     return loss, per_constituent
 
 
 def gradient_scale(logits: Tensor) -> float:
-    """What the kept gradient is multiplied with, apart from 1 / B.
+    """What the sum of a composite's gradients is multiplied with as it is kept.
 
-    Probabilities down to 2**-24 / 1024 stay representable in float16 this way, and the largest
-    entry stays below 65504 for weights up to 60.
+    1 / B, except in float16, where that would be lost below its smallest number: times 1024,
+    probabilities down to 2**-34 stay, and entries stay below 65504 for weights up to 60.
     """
-    return 1024.0 if logits.dtype == torch.float16 else 1.0
+    return 1024.0 if logits.dtype == torch.float16 else 1.0 / max(logits.shape[0], 1)
+
+
+def backward_factor(logits: Tensor) -> float:
+    """What is left to multiply the kept gradient with, beside the gradient of the loss."""
+    return 1.0 / (1024.0 * max(logits.shape[0], 1)) if logits.dtype == torch.float16 else 1.0
 
 
 class _AttachGradient(torch.autograd.Function):
@@ -98,8 +102,16 @@ class _AttachGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         (gradient,) = ctx.saved_tensors
-        scaled = torch.ops.mixpipe.scale_gradient(gradient, grad_outputs[0], ctx.factor)
-        return scaled, None, None, None
+        if ctx.factor != 1.0 or not _is_known_one(grad_outputs[0]):
+            gradient = torch.ops.mixpipe.scale_gradient(gradient, grad_outputs[0], ctx.factor)
+        return gradient, None, None, None
+
+
+def _is_known_one(value: Tensor) -> bool:
+    """Whether a scalar is 1, where looking costs nothing: on the CPU, outside of compilation."""
+    if torch.compiler.is_compiling() or type(value) is not Tensor or value.device.type != "cpu":
+        return False
+    return float(value) == 1.0
 
 
 @dataclass(frozen=True)

@@ -35,15 +35,17 @@ def cases(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, dict[str, object]]:
     logits = logits.to(draw(st.sampled_from(DTYPES)))[..., 1 : num_classes + 1]
     if draw(st.booleans()):
         logits = logits.contiguous()
+    ignored = draw(st.sampled_from([-100, 0]))  # outside of the classes, and one of them
     weights = torch.rand(batch, k, generator=rng)
     weights[torch.rand(batch, k, generator=rng) < 0.2] = 0.0
     if draw(st.booleans()):
         targets = torch.randint(0, num_classes, (batch, k), generator=rng)
-        targets[torch.rand(batch, k, generator=rng) < 0.1] = -100
+        targets[torch.rand(batch, k, generator=rng) < 0.1] = ignored
     else:
         targets = torch.rand(batch, k, num_classes, generator=rng)
         targets = targets.round() if draw(st.booleans()) else targets
     how: dict[str, object] = {"label_smoothing": draw(st.sampled_from([0.0, 0.1]))}
+    how["ignore_index"] = ignored
     if draw(st.booleans()):  # few samples, so that ids repeat
         how |= {
             "ids": torch.randint(-1, 6, (batch, k), generator=rng),

@@ -81,3 +81,13 @@ def test_compiles_without_a_graph_break() -> None:
         backend="aot_eager",
     )
     assert torch.equal(compiled(*PAIR), dense_targets(*PAIR, 5) * 2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rounds_to_nearest_even(dtype: torch.dtype) -> None:
+    """Ties, subnormal numbers and overflow."""
+    values = [1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-11, 1 + 3 * 2**-11, 3 * 2**-25, 2**-25, 65520.0]
+    weights = torch.tensor(values)[:, None]
+    classes = torch.zeros(len(values), 1, dtype=torch.int64)
+    rows = dense_targets(classes, weights * 8, 8, smoothing=1.0, dtype=dtype)
+    assert same(rows, weights.to(dtype).expand(-1, 8).contiguous())

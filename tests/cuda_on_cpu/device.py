@@ -183,7 +183,7 @@ class _Launcher(cuda.Launcher):
         return RawModule(code=code, options=("--std=c++17",), stand_in=options)
 
     def stage(self, array: np.ndarray, device: torch.device) -> Tensor:
-        tensor = super().stage(array, device)
+        tensor = super().stage(array, device).clone()  # aligned as device memory is
         self._device.memory |= _ranges({"staged": tensor})
         return tensor
 

@@ -216,9 +216,15 @@ void __tsan_write_range(void* address, std::size_t bytes) {
   emulator::on_access(address, bytes, true, __builtin_return_address(0));
 }
 // Host code of a program: guards of static variables, reference counts of shared pointers.
-unsigned char __tsan_atomic8_load(const volatile unsigned char* address, int) { return *address; }
-int __tsan_atomic32_load(const volatile int* address, int) { return *address; }
-long __tsan_atomic64_load(const volatile long* address, int) { return *address; }
+unsigned char __tsan_atomic8_load(const volatile unsigned char* address, int) {
+  return *address;
+}
+int __tsan_atomic32_load(const volatile int* address, int) {
+  return *address;
+}
+long __tsan_atomic64_load(const volatile long* address, int) {
+  return *address;
+}
 int __tsan_atomic32_fetch_add(volatile int* address, int value, int) {
   const int old = *address;
   *address = old + value;

@@ -84,7 +84,9 @@ class LoaderProcess:
 
         def watch() -> None:
             nonlocal peak
-            while not stop.wait(0.5):
+            ended = False
+            while not ended:  # looks at an epoch's end too, however short it was
+                ended = stop.wait(0.5)
                 peak = max(peak, sum(map(_held_mib, self._tree())))
 
         watcher = threading.Thread(target=watch)

@@ -6,6 +6,7 @@ import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Annotated, Any, Literal
 
 import typer
@@ -38,7 +39,8 @@ app = typer.Typer(
     help="Train image networks on composites: several images in one network input.",
 )
 app.add_typer(bench, name="bench")
-console = Console(highlight=False, soft_wrap=True)
+# Wide enough for the tables where there is no terminal to ask.
+console = Console(highlight=False, soft_wrap=True, width=max(get_terminal_size().columns, 110))
 Data = Annotated[
     str, typer.Argument(help="'embedded', or a folder with train/CLASS/*.jpg and val/CLASS/*.jpg.")
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 
 from .epoch import EpochPlan, paired_plan, plain_plan
@@ -33,8 +34,9 @@ class _Paired(Policy):
         """See `Policy.max_constituents`."""
         return 2
 
+    @abstractmethod
     def _layout(self) -> Layout:
-        raise NotImplementedError
+        """Where the two of a composite lie."""
 
     def plan(self, table: LossTable, epoch: int, seed: int) -> EpochPlan:
         """See `Policy.plan`."""

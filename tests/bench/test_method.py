@@ -1,5 +1,6 @@
 import gzip
 import json
+import shutil
 import tarfile
 from dataclasses import replace
 
@@ -11,7 +12,8 @@ from typer.testing import CliRunner
 from mixpipe import cli
 from mixpipe.bench import method
 from mixpipe.bench.fashion import CLASSES, build_tar
-from mixpipe.train import PolicyOptions, TrainConfig
+from mixpipe.report import write_report
+from mixpipe.train import PolicyOptions, TrainConfig, Trainer, make_policy
 
 
 @pytest.fixture
@@ -28,11 +30,18 @@ def preset(folder):
 def test_runs_are_kept_and_not_run_again(preset, tmp_path):
     first = method.run_preset(preset, tmp_path, seeds=1, progress=False)
     files = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert len(files) == 3
+    assert sorted(path.suffix for path in files) == [".json"] * 3 + [".pt"] * 3
     both = method.run_preset(preset, tmp_path, progress=False)
     assert both[:3] == first
     assert len(both) == 6
     assert all(path.stat().st_mtime_ns == time for path, time in files.items())
+    # Nor where only a results file is left of them.
+    write_report(tmp_path / "report.json", method.summarise(first), [])
+    known = method.known_runs(tmp_path / "report.json")
+    again = method.run_preset(preset, tmp_path / "new", seeds=1, known=known, progress=False)
+    assert again == first
+    assert not (tmp_path / "new").exists()
+    assert method.known_runs(tmp_path / "none.json") == []
     # Other settings are other runs.
     changed = replace(preset, config=replace(preset.config, epochs=3))
     assert (
@@ -40,6 +49,29 @@ def test_runs_are_kept_and_not_run_again(preset, tmp_path):
     )
     with pytest.raises(ValueError, match="only: no row \\['fast'\\]; expected some of plain"):
         method.run_preset(preset, tmp_path, only=["fast"])
+
+
+def test_the_same_run_is_judged_on_another_split(preset, tmp_path, folder):
+    config = replace(preset.config, epochs=1)  # far from right, so that splits differ
+    preset = replace(preset, config=config)
+
+    def run(**more):
+        return method.run_preset(preset, tmp_path, only=["plain"], seeds=1, progress=False, **more)[
+            0
+        ]
+
+    on_val, on_train = run(), run(val_split="train")
+    assert on_val["accuracies"] == {"None": on_val["accuracy"]}
+    assert on_train["accuracies"] == {**on_val["accuracies"], "train": on_train["accuracy"]}
+    assert on_train["accuracy"] != on_val["accuracy"]
+    moved = shutil.copytree(folder, tmp_path / "elsewhere" / folder.name)
+    assert run(data=str(moved))["accuracy"] == on_val["accuracy"]
+    assert len(list(tmp_path.glob("*.pt"))) == 1
+    trainer = Trainer(
+        replace(config, val_split="train"), make_policy(PolicyOptions("plain"), 1), progress=False
+    )
+    assert trainer.fit().accuracy == on_train["accuracy"]
+    trainer.close()
 
 
 def test_rows_and_figures_say_what_the_runs_were(preset, tmp_path):

@@ -32,6 +32,7 @@ from mixpipe.plan import (
     Split,
     Tier,
 )
+from mixpipe.plan.schedule import Schedule
 
 ALL = QuantileRule(1.0)
 seeds = st.integers(0, 2**40)
@@ -338,6 +339,40 @@ def test_nothing_is_mixed_at_the_beginning_and_the_end():
             assert same_plan(plan, Plain().plan(exponential(40), epoch, 0))
 
 
+@given(
+    epochs=st.integers(8, 60),
+    final=st.floats(0.0, 0.4),
+    taper=st.floats(0.0, 0.6),
+    effort=st.floats(0.05, 1.0),
+    least=st.floats(0.2, 0.6),
+)
+def test_a_taper_keeps_the_budget_and_fades_out(epochs, final, taper, effort, least):
+    schedule = Schedule(1, epochs, final, taper)
+    acting = [e for e in range(epochs) if schedule.acts(e)]
+    largest = epochs / (epochs - (1.0 - least) * len(acting))
+    speedup = 1.0 + effort * (largest - 1.0)
+    saved = [1.0 - schedule.cost(speedup, least, e) for e in range(epochs)]
+    assert sum(saved) == pytest.approx(epochs * (1.0 - 1.0 / speedup))
+    assert all(saved[e] == 0.0 for e in range(epochs) if e not in acting)
+    assert max(saved) <= 1.0 - least + 1e-9
+    # It never rises, and falls in even steps where an epoch does not save all it can.
+    saved = [saved[e] for e in acting]
+    falling = saved[len(saved) - round(taper * epochs) :]
+    assert saved == sorted(saved, reverse=True)
+    below = [s for s in falling if s < 1.0 - least - 1e-9]
+    steps = np.diff([*below, 0.0])
+    assert np.allclose(steps, steps[-1:])
+
+
+def test_a_tapered_run_mixes_less_and_less():
+    n, epochs = 3000, 20
+    policy = MixTrain(speedup=1.5, epochs=epochs, taper=0.5, final=0.1)
+    table = exponential(n)
+    counts = [policy.plan(table, epoch, 0).num_composites for epoch in range(epochs)]
+    assert abs(sum(counts) - n * epochs / 1.5) < 40
+    assert counts[1] < counts[10] < counts[17] < n == counts[18] == counts[0]
+
+
 @pytest.mark.parametrize("make", [CutMix, MixUp])
 def test_augmentation_can_end(make):
     policy = make(plain_from=2)
@@ -523,6 +558,9 @@ def test_selective_backprop_ranks_equal_losses_at_random():
         (lambda: MixTrain(final=0.1), "epochs: got None"),
         (lambda: MixTrain(epochs=10, final=1.0), "final: got 1.0"),
         (lambda: MixTrain(epochs=0), "epochs: got 0"),
+        (lambda: MixTrain(taper=0.5, epochs=10), "taper: got 0.5 without speedup"),
+        (lambda: MixTrain(speedup=1.5, taper=0.5), "taper=0.5 are shares of them"),
+        (lambda: MixTrain(speedup=1.5, taper=0.9, final=0.2, epochs=10), "taper: got 0.9, expec"),
         (lambda: MixTrain(weighting="none"), "weighting: got 'none'"),
         (lambda: MixTrain(batch_by="samples"), "batch_by: got 'samples'"),
         (lambda: MeanRule(0.0), "tau: got 0.0"),

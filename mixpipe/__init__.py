@@ -21,6 +21,7 @@ from mixpipe.kernels import (
     mix_,
 )
 from mixpipe.loader import MixLoader
+from mixpipe.masks import compose_masks
 from mixpipe.nn import CompositeLoss, RegionPool, SeparatedModel, separate_regions
 from mixpipe.plan import (
     Adaptive,
@@ -91,6 +92,7 @@ __all__ = [
     "TarStore",
     "Tier",
     "compose",
+    "compose_masks",
     "compose_resampled",
     "composite_cross_entropy",
     "debug",

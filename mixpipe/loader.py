@@ -85,6 +85,8 @@ class MixLoader:
             evaluation ``CenterCrop()`` with an eighth of the size as margin (256 for 224).
         classes: the training set's class names, so that labels mean the same here; for a store,
             give them to the store.
+        labels: instead of the labels that ``data`` has: classes int64 ``[N]``, or multi-label
+            targets float32 ``[N, C]`` in 0..1, for which the loss is binary cross-entropy.
         dtype: float32, float16 or bfloat16, the dtype of the images.
         memory_format: ``torch.contiguous_format`` or ``torch.channels_last``.
         mean: subtracted from the channels' values in [0, 1].
@@ -123,6 +125,7 @@ class MixLoader:
         policy: Policy | None = None,
         crop: Crop | None = None,
         classes: tuple[str, ...] | None = None,
+        labels: Tensor | None = None,
         dtype: torch.dtype = torch.float32,
         memory_format: torch.memory_format = torch.contiguous_format,
         mean: tuple[float, float, float] = IMAGENET_MEAN,
@@ -169,7 +172,8 @@ class MixLoader:
             threads=len(os.sched_getaffinity(0)) if threads is None else threads,
             prefetch=prefetch,
         )
-        self._labels = torch.as_tensor(self.store.index.labels)
+        self._labels = torch.as_tensor(self.store.index.labels) if labels is None else labels
+        _check_labels(self._labels, len(self.store.index))
 
     def _check(self) -> None:
         if self.batch_size < 1:
@@ -356,13 +360,17 @@ class MixLoader:
         job = batch.job
         origins = np.tile(job.reads[:, :2], 2)
         ids = torch.from_numpy(batch.ids)
+        classes = self._labels[ids]
+        classes[ids < 0] = 0
         target = CompositeTarget(
-            classes=torch.where(ids >= 0, self._labels[ids], 0),
+            classes=classes,
             weights=torch.from_numpy(batch.weights),
             ids=ids,
             regions=torch.from_numpy(batch.regions),
             epoch=epoch,
             index_map=None if batch.index_map is None else torch.from_numpy(batch.index_map),
+            windows=torch.from_numpy(batch.windows),
+            flips=torch.from_numpy(batch.flips),
         )
         if self.device.type == "cuda":  # only pinned memory is copied without the host waiting
             target = target.pin_memory().to(self.device, non_blocking=True)
@@ -408,6 +416,15 @@ def _open(data: object, classes: Sequence[str] | None) -> Store:
             f"{len(classes)} given; pass classes= to the store instead"
         )
     return data
+
+
+def _check_labels(labels: Tensor, samples: int) -> None:
+    right = {1: torch.int64, 2: torch.float32}
+    if labels.dim() not in right or labels.dtype != right[labels.dim()] or len(labels) != samples:
+        raise ValueError(
+            f"labels: got {labels.dtype} {list(labels.shape)}, expected int64 [{samples}] or "
+            f"float32 [{samples}, C], a row a sample"
+        )
 
 
 def _with_index(device: torch.device) -> torch.device:

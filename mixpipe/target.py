@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +21,8 @@ class CompositeTarget(NamedTuple):
     empty region (0, 0, 0, 0).
 
     Attributes:
-        classes: int64 ``[B, K]``, each constituent's class.
+        classes: int64 ``[B, K]``, each constituent's class; or float32 ``[B, K, C]``, its
+            multi-label targets.
         weights: float32 ``[B, K]``, its part in the composite's loss: the share of the canvas
             that it shows, times what the policy asks for.
         ids: int64 ``[B, K]``, its sample id: the row of the loss table.
@@ -31,6 +32,10 @@ class CompositeTarget(NamedTuple):
         epoch: the epoch that the batch belongs to; the loss table notes it beside each loss.
         index_map: uint8 ``[B, H, W]``, the constituent that each pixel shows, where the policy
             has a layout of ``@mixpipe.layout``; else None.
+        windows: float32 ``[B, K, 4]``, the part of its image that a constituent's region shows,
+            ``(y0, x0, y1, x1)`` in pixels of the image as it is stored; for dense targets
+            (`compose_masks`), boxes and the like.
+        flips: bool ``[B, K]``, whether that part is mirrored left to right.
     """
 
     classes: Tensor
@@ -39,6 +44,8 @@ class CompositeTarget(NamedTuple):
     regions: Tensor
     epoch: int = 0
     index_map: Tensor | None = None
+    windows: Tensor | None = None
+    flips: Tensor | None = None
 
     def to(
         self, device: torch.device | str | None = None, *, non_blocking: bool = False
@@ -51,13 +58,10 @@ class CompositeTarget(NamedTuple):
         return self._map(Tensor.pin_memory)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> CompositeTarget:
-        return self._replace(
-            classes=change(self.classes),
-            weights=change(self.weights),
-            ids=change(self.ids),
-            regions=change(self.regions),
-            index_map=None if self.index_map is None else change(self.index_map),
-        )
+        changed: dict[str, Any] = {
+            name: change(part) for name, part in self._asdict().items() if isinstance(part, Tensor)
+        }
+        return self._replace(**changed)
 
     def dense(self, num_classes: int, smoothing: float = 0.0) -> Tensor:
         """Soft labels, float32 ``[B, num_classes]``, as ``torchvision.transforms.v2.CutMix`` gives.
@@ -65,5 +69,13 @@ class CompositeTarget(NamedTuple):
         Args:
             num_classes: the number of classes.
             smoothing: label smoothing in [0, 1), as in ``torch.nn.CrossEntropyLoss``.
+
+        Raises:
+            TypeError: the targets are multi-label, and so dense already.
         """
+        if self.classes.is_floating_point():
+            raise TypeError(
+                "dense: the targets are multi-label; (target.weights[..., None] * "
+                "target.classes).sum(1) mixes them"
+            )
         return kernels.dense_targets(self.classes, self.weights, num_classes, smoothing=smoothing)

@@ -74,6 +74,20 @@ class BatchPlan:
     job: DecodeJob
     index_map: npt.NDArray[np.uint8] | None = None
 
+    @property
+    def windows(self) -> npt.NDArray[np.float32]:
+        """float32 [B, K, 4], (y0, x0, y1, x1) in source pixels: what each region shows."""
+        patch = np.maximum(self.source, 0)
+        shown = self.job.windows[patch]
+        sizes = self.job.sizes[patch]
+        extent = self.regions[..., 2:] - self.regions[..., :2]
+        extent = np.where(extent.any(-1, keepdims=True), extent, sizes)  # a blend shows all
+        scale = (shown[..., 2:] - shown[..., :2]) / sizes
+        low = shown[..., :2] + self.origins * scale
+        windows = np.concatenate([low, low + extent * scale], axis=-1).astype(np.float32)
+        windows[self.source < 0] = 0.0
+        return windows
+
 
 def plan_batch(
     plan: EpochPlan,

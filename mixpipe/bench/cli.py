@@ -10,7 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from mixpipe.bench import kernels, method, page, plan
+from mixpipe.bench.corpus import make_corpus
 from mixpipe.bench.loader import compare_loaders, loader_figures
+from mixpipe.bench.rivals import Settings
+from mixpipe.bench.steady import steady_figures, watch_epochs
 from mixpipe.report import Figure, write_report
 
 __all__ = ["bench"]
@@ -158,6 +161,9 @@ def loader_command(
         only=only or (),
         progress=console.is_terminal,
     )
+    if not only:
+        settings = Settings(make_corpus(photos, images), threads=threads)
+        rows += watch_epochs(settings, progress=console.is_terminal)
     columns = ("CPU ms/output", "CPU ms/image", "outputs/s", "images/s", "peak MiB")
     for kind in ("plain", "composites"):
         table = Table(kind, *columns, "CPU ratio", "speed ratio")
@@ -166,6 +172,8 @@ def loader_command(
                 table.add_row(row["name"], *_loader_cells(row))
         console.print(table)
     figures = loader_figures(rows)
+    if not only:
+        figures += steady_figures(rows)
     print_figures(figures)
     if json_file is not None:
         write_report(json_file, rows, figures)

@@ -16,7 +16,7 @@ import torch
 
 from mixpipe.bench.rivals import CONTENDERS, Settings
 
-__all__ = ["Cost", "LoaderProcess"]
+__all__ = ["Cost", "LoaderProcess", "held_mib"]
 
 _TICK = 1 / os.sysconf("SC_CLK_TCK")
 _QUIET_SECONDS = 0.15  # without CPU use, after which an epoch's work has ended
@@ -87,7 +87,7 @@ class LoaderProcess:
             ended = False
             while not ended:  # looks at an epoch's end too, however short it was
                 ended = stop.wait(0.5)
-                peak = max(peak, sum(map(_held_mib, self._tree())))
+                peak = max(peak, sum(map(held_mib, self._tree())))
 
         watcher = threading.Thread(target=watch)
         watcher.start()
@@ -158,7 +158,8 @@ def _used_seconds(pid: int) -> float:
     return sum(map(int, fields[11:15])) * _TICK
 
 
-def _held_mib(pid: int) -> float:
+def held_mib(pid: int) -> float:
+    """The memory that a process holds; pages that it shares count in part."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:

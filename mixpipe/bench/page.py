@@ -179,12 +179,22 @@ def _loader_tables(rows: Sequence[Row]) -> list[str]:
         ("CPU time ÷ mixpipe's", _spreading("cpu_ratio")),
         ("speed ÷ mixpipe's", _spreading("speed_ratio")),
     )
-    kinds = dict.fromkeys(row["kind"] for row in rows)
-    return [
-        part
-        for kind in kinds
-        for part in (f"{kind}:", _table(columns, [row for row in rows if row["kind"] == kind]))
-    ]
+    steady: Sequence[Column] = (
+        ("data set", _plain("name")),
+        ("ms a batch", _spreading("batch_ms")),
+        ("ms between two epochs", _spreading("gap_ms")),
+        ("in batch times", _plain("gap_batches")),
+        ("MiB after each epoch", lambda row: ", ".join(f"{mib:.0f}" for mib in row["mib"])),
+    )
+    parts = []
+    for kind, title, chosen in (
+        ("plain", "plain:", columns),
+        ("composites", "composites:", columns),
+        ("steady", "Composites of two for many epochs, nothing done with them:", steady),
+    ):
+        same = [row for row in rows if row["kind"] == kind]
+        parts += [title, _table(chosen, same)] if same else []
+    return parts
 
 
 def _any_table(rows: Sequence[Row]) -> list[str]:
@@ -195,17 +205,41 @@ def _any_table(rows: Sequence[Row]) -> list[str]:
     return [_table([(key.replace("_", " "), _plain(key)) for key in keys], rows)]
 
 
+def _method_tables(rows: Sequence[Row]) -> list[str]:
+    """A row a way of training."""
+
+    def accuracy(row: Row) -> str:
+        deviation = row["deviation"]
+        return f"{row['accuracy']:.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")
+
+    columns: list[Column] = [
+        ("way", _plain("name")),
+        ("seeds", _plain("seeds")),
+        ("accuracy %", accuracy),
+        ("network inputs", _plain("network_inputs")),
+        ("saved", lambda row: "" if row["saved"] is None else f"{row['saved']:.2f}×"),
+        ("steps", lambda row: f"{row['steps']:,.0f}"),
+        ("seconds", lambda row: f"{row['seconds']:.0f}"),
+        ("CPU seconds", lambda row: f"{row['cpu_seconds']:.0f}"),
+        ("decoded images/s", lambda row: f"{row['decoded_per_second']:.0f}"),
+    ]
+    return [_table(columns, rows)]
+
+
+_COLOURS = 10  # after which matplotlib begins anew
+
+
 def _draw_plan(path: Path, rows: Sequence[Row], title: str) -> None:
     """CPU nanoseconds a sample against samples, a line a policy."""
 
     def draw(axes: Any) -> None:
         plans = [row for row in rows if "policy" in row]
-        for policy in dict.fromkeys(row["policy"] for row in plans):
+        for number, policy in enumerate(dict.fromkeys(row["policy"] for row in plans)):
             line = [row for row in plans if row["policy"] == policy]
             axes.plot(
                 [row["samples"] for row in line],
                 [1e9 * row["cpu_seconds"] / row["samples"] for row in line],
-                marker="o",
+                "o-" if number < _COLOURS else "s--",
                 label=policy,
             )
         axes.set_xscale("log")
@@ -287,4 +321,5 @@ _TABLES: Mapping[str, Callable[[Sequence[Row]], list[str]]] = {
     "plan": _plan_tables,
     "kernels": _kernel_tables,
     "loader": _loader_tables,
+    "method": _method_tables,
 }

@@ -11,6 +11,7 @@ from mixpipe.bench.corpus import find_photos, make_corpus
 from mixpipe.bench.loader import compare_loaders, loader_figures
 from mixpipe.bench.measure import Cost, LoaderProcess, _serve
 from mixpipe.bench.rivals import CONTENDERS, Settings
+from mixpipe.bench.steady import steady_figures, watch_epochs
 
 PHOTOS = Path(__file__).parents[1] / "photos"
 
@@ -124,3 +125,19 @@ def test_a_contender_that_fails_is_noted(corpus, monkeypatch):
     assert row == {"name": "DALI", "kind": "plain", "note": "OSError: disk gone"}
     with pytest.raises(ValueError, match="--only: expected one of mixpipe, DALI"):
         compare_loaders(only=["nobody"])
+
+
+def test_epochs_are_watched_over_a_small_and_a_large_data_set(corpus):
+    settings = Settings(corpus, batch_size=4, size=64, threads=1)
+    rows = watch_epochs(settings, epochs=5)
+    assert [row["images"] for row in rows] == [32, 128]
+    for row in rows:
+        assert len(row["mib"]) == 5
+        assert all(mib > 50 for mib in row["mib"])
+        assert 0 < row["batch_ms"]["least"] <= row["batch_ms"]["median"]
+        assert row["gap_batches"] == row["gap_ms"]["median"] / row["batch_ms"]["median"]
+    assert len(list(corpus.parent.iterdir())) == 1  # the larger one is gone
+    gap, late, larger = steady_figures(rows)
+    assert gap.value == rows[0]["gap_batches"]
+    assert 0.5 < late.value < 2
+    assert 0.5 < larger.value < 2

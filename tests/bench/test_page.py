@@ -43,9 +43,29 @@ ROWS = {
             "peak_mib": 300.0,
         },
         {"name": "FFCV", "kind": "plain", "note": "ffcv is not installed"},
+        {
+            "name": "32 images",
+            "kind": "steady",
+            "batch_ms": SPREAD,
+            "gap_ms": SPREAD,
+            "gap_batches": 1.25,
+            "mib": [100.2, 101.0],
+        },
     ],
     "method-one": [
-        {"name": "plain", "seeds": 1, "accuracy": 90.0, "deviation": None, "network_inputs": 100.0}
+        {
+            "name": name,
+            "seeds": seeds,
+            "accuracy": 90.0,
+            "deviation": deviation,
+            "network_inputs": inputs,
+            "saved": 100.0 / inputs,
+            "steps": 10.0,
+            "seconds": 3.0,
+            "cpu_seconds": 5.0,
+            "decoded_per_second": 50.0,
+        }
+        for name, seeds, deviation, inputs in (("plain", 1, None, 100.0), ("mixed", 3, 0.12, 50.0))
     ],
     "other": [{"thing": "x", "value": 3, "parts": [1, 2]}],
 }
@@ -77,6 +97,8 @@ def test_sections_are_rewritten_and_the_rest_is_kept(project):
     assert "**compose tiny**, 1.00 MB must move:" in text
     assert "2.00 (1.00–3.00)" in text
     assert "FFCV (ffcv is not installed)" in text
+    assert "| 32 images | 2.00 (1.00–3.00) | 2.00 (1.00–3.00) | 1.25 | 100, 101 |" in text
+    assert "| mixed | 3 | 90.00 ± 0.12 | 50 | 2.00× | 10 | 3 | 5 | 50 |" in text
     assert "| thing | value |" in text
     for name in ("plan", "kernels", "loader", "method-one"):
         assert f"![{name}](images/{name}.png)" in text

@@ -55,7 +55,7 @@ POLICIES: Mapping[str, Callable[[], Policy]] = {
     "SelectiveBackprop": SelectiveBackprop,
 }
 _EPOCH = 5  # all policies act in it
-_REPEAT_BELOW = 4_000_000  # samples; larger plans are made once, timed and traced together
+_REPEAT_BELOW = 20_000_000  # samples; larger plans are made once, timed and traced together
 _BYTES = 48  # a sample, of memory that must be free: table, index and plan, with room to spare
 
 
@@ -80,7 +80,7 @@ def run_plans(
     Losses are exponentially distributed, and every sample has been seen. Peak bytes are what
     `tracemalloc` counts (numpy reports its arrays to it) from before the policy is made to the end
     of the second plan that it makes: the plan itself, temporaries and the policy's state, but not
-    the loss table, which is there before. Plans of fewer than four million samples are timed
+    the loss table, which is there before. Plans of fewer than twenty million samples are timed
     ``repeats`` times without tracing, and the median counts; larger ones are made once for both.
     A plan is made by one thread, so CPU seconds are the seconds that it takes on an idle machine.
 

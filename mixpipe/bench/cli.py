@@ -19,6 +19,7 @@ from mixpipe.report import Figure, write_report
 __all__ = ["bench"]
 
 bench = typer.Typer(no_args_is_help=True, help="Measure, against everything else.")
+PAGES = [Path("docs/benchmarks.md"), Path("docs/method.md")]
 console = Console(highlight=False, soft_wrap=True)
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the results here.")]
 
@@ -196,13 +197,14 @@ def _loader_cells(row: dict[str, Any]) -> list[str]:
 
 @bench.command("report")
 def report_command(
-    file: Annotated[Path, typer.Option("--page", help="The page.")] = Path("docs/benchmarks.md"),
+    files: Annotated[list[Path], typer.Option("--page", help="The pages.")] = PAGES,
     results: Annotated[Path, typer.Option(help="Folder of results.")] = Path("benchmarks/results"),
     images: Annotated[Path, typer.Option(help="Folder for plots.")] = Path("docs/images"),
 ) -> None:
-    """Rewrite the tables and plots of the page about benchmarks."""
-    used = page.write_page(file, results, images)
-    console.print(f"{file}: {', '.join(used) or 'no results yet'}")
+    """Rewrite the tables and plots of the pages about benchmarks."""
+    for file in files:
+        used = page.write_page(file, results, images)
+        console.print(f"{file}: {', '.join(used) or 'no results yet'}")
 
 
 def print_figures(figures: list[Figure]) -> None:

@@ -124,6 +124,10 @@ def test_a_page_without_sections_is_an_error(tmp_path):
 
 def test_the_command_works_on_the_project_in_hand(project, monkeypatch):
     monkeypatch.chdir(project)
+    (project / "docs" / "method.md").write_text(
+        "<!-- begin method-one -->\n<!-- end method-one -->"
+    )
     result = CliRunner().invoke(cli.app, ["bench", "report"])
     assert result.exit_code == 0, result.output
     assert "plan" in result.output
+    assert "| mixed | 3 |" in (project / "docs" / "method.md").read_text()

@@ -303,7 +303,8 @@ def _parse_tiers(text: str) -> tuple[tuple[int, float], ...]:
 
 
 def _print_epoch(name: str, metrics: EpochMetrics) -> None:
-    evaluated = "" if metrics.accuracy is None else f"accuracy {metrics.accuracy:.4f}, "
+    evaluation = metrics.evaluation
+    evaluated = f"accuracy {evaluation.accuracy:.4f}, " if evaluation else ""
     console.print(
         f"{name} epoch {metrics.epoch + 1}: loss {metrics.loss:.3f}, "
         f"{evaluated}{metrics.network_inputs} network inputs of "

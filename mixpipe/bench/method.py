@@ -324,18 +324,20 @@ def _run(
     path = folder / f"{name}-seed{config.seed}-{key}.json"
     run = json.loads(path.read_text()) if path.exists() else known.get(key)
     split, weights = str(config.val_split), path.with_suffix(".pt")
-    if run is not None and split in run["accuracies"]:
-        return {**run, "row": row.name, "accuracy": run["accuracies"][split]}
+    if run is not None and split in run["evaluations"]:
+        return {**run, "row": row.name, "accuracy": run["evaluations"][split]["accuracy"]}
     trainer = Trainer(
         config, make_policy(row.options, config.epochs), name=row.name, progress=progress
     )
     try:
         if run is not None and weights.exists():
             trainer.model.model.load_state_dict(torch.load(weights, weights_only=True))
-            run["accuracies"][split] = trainer.evaluate()
+            run["evaluations"][split] = asdict(trainer.evaluate())
         else:
             run = {"key": key, "seed": config.seed, **asdict(trainer.fit()), **settings}
-            run["accuracies"] = {split: run.pop("accuracy")}
+            run["evaluations"] = {
+                split: {"accuracy": run.pop("accuracy"), "by_class": run.pop("class_accuracy")}
+            }
             run["meta"] = environment(f"mixpipe bench method, run {path.stem}")
             folder.mkdir(parents=True, exist_ok=True)
             with open_beside(weights) as file:

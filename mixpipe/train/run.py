@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,24 +31,33 @@ from mixpipe.train.config import (
 from mixpipe.train.models import build_model
 from mixpipe.train.sheet import draw_sheet
 
-__all__ = ["DivergedError", "EpochMetrics", "RunSummary", "Trainer"]
+__all__ = ["DivergedError", "EpochMetrics", "Evaluation", "RunSummary", "Trainer"]
+
 
 CHECKPOINT = "checkpoint.pt"
 LOADER_PARTS = ("plan", "decode", "compose")
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """Fractions of the validation images that a model gets right, of all and of each class."""
+
+    accuracy: float
+    by_class: dict[str, float]
+
+
+@dataclass(frozen=True)
 class EpochMetrics:
     """What one epoch did; a line of ``metrics.jsonl``.
 
-    ``accuracy`` is None after an epoch that was not evaluated. ``cpu_seconds`` are of the whole
+    ``evaluation`` is None after an epoch that was not evaluated. ``cpu_seconds`` are of the whole
     process, decoding threads included; like ``seconds`` without evaluation.
     """
 
     epoch: int
     loss: float
     train_accuracy: float
-    accuracy: float | None
+    evaluation: Evaluation | None
     network_inputs: int
     constituents: int
     decoded: int
@@ -68,7 +78,8 @@ class DivergedError(ArithmeticError):
 class RunSummary:
     """What a run came to; ``summary.json`` holds it.
 
-    ``accuracy`` is the fraction of the validation images that the last epoch's model gets right.
+    ``accuracy`` is the fraction of the validation images that the last epoch's model gets right,
+    ``class_accuracy`` that of each class.
     ``seconds`` is training, decoding included and evaluation left out; ``wait_seconds`` of it the
     step waited for its batch, which ``loader_seconds`` splits into plan, decode and compose.
     ``cpu_seconds`` is the same work in time of all of the process's threads.
@@ -77,6 +88,7 @@ class RunSummary:
     name: str
     epochs: int
     accuracy: float
+    class_accuracy: dict[str, float]
     network_inputs: int
     plain_inputs: int
     steps: int
@@ -172,10 +184,12 @@ class Trainer:
         seconds = sum(m.seconds for m in self.metrics)
         inputs = sum(m.network_inputs for m in self.metrics)
         decoded = sum(m.decoded for m in self.metrics)
+        evaluation = next(m.evaluation for m in reversed(self.metrics) if m.evaluation)
         return RunSummary(
             name=self.name,
             epochs=len(self.metrics),
-            accuracy=next(m.accuracy for m in reversed(self.metrics) if m.accuracy is not None),
+            accuracy=evaluation.accuracy,
+            class_accuracy=evaluation.by_class,
             network_inputs=inputs,
             plain_inputs=len(self.metrics) * len(self.loader.store.index),
             steps=sum(m.steps for m in self.metrics),
@@ -241,7 +255,7 @@ class Trainer:
         self.model.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.metrics = [EpochMetrics(**m) for m in state["metrics"]]
+        self.metrics = [_metrics(m) for m in state["metrics"]]
         torch.set_rng_state(state["random"])
         if torch.cuda.is_available() and state["random_cuda"]:
             torch.cuda.set_rng_state_all(state["random_cuda"])
@@ -297,12 +311,12 @@ class Trainer:
                 f"{peak_rate(self.config):g}"
             )
         begin = time.perf_counter()
-        accuracy = self.evaluate() if self.config.evaluates(epoch) else None
+        evaluation = self.evaluate() if self.config.evaluates(epoch) else None
         return EpochMetrics(
             epoch=epoch,
             loss=loss / steps,
             train_accuracy=correct / counted,
-            accuracy=accuracy,
+            evaluation=evaluation,
             network_inputs=stats.composites - before.composites,
             constituents=stats.constituents - before.constituents,
             decoded=stats.decoded - before.decoded,
@@ -341,16 +355,23 @@ class Trainer:
         return torch.stack([loss.detach(), correct.sum(), present.sum()])
 
     @torch.inference_mode()
-    def evaluate(self) -> float:
-        """The fraction of the validation images that the plain model gets right."""
+    def evaluate(self) -> Evaluation:
+        """What the plain model, as it is, gets right of the validation images."""
         self.model.eval()
-        correct = torch.zeros((), dtype=torch.int64, device=self.config.device)
+        classes = self.val_loader.classes
+        right = torch.zeros(2, len(classes), dtype=torch.int64, device=self.config.device)
         self.val_loader.set_epoch(0)
         for images, target in self.val_loader:
             with self._autocast():
                 logits = self.model(images)
-            correct += (logits.argmax(-1) == target.classes[:, 0]).sum()
-        return correct.item() / len(self.val_loader.store.index)
+            truth = target.classes[:, 0]
+            right[0] += torch.bincount(truth, minlength=len(classes))
+            right[1] += torch.bincount(truth[logits.argmax(-1) == truth], minlength=len(classes))
+        counts, correct = right.tolist()
+        by_class = {
+            name: got / of for name, got, of in zip(classes, correct, counts, strict=True) if of
+        }
+        return Evaluation(sum(correct) / sum(counts), by_class)
 
     def _autocast(self) -> torch.autocast:
         dtype = PRECISIONS[self.config.precision]
@@ -378,3 +399,9 @@ class Trainer:
         with open_beside(self.output / "metrics.jsonl") as file:
             for metrics in self.metrics:
                 file.write((json.dumps(asdict(metrics)) + "\n").encode())
+
+
+def _metrics(saved: dict[str, Any]) -> EpochMetrics:
+    """Metrics as ``asdict`` gave them."""
+    evaluation = saved["evaluation"]
+    return EpochMetrics(**{**saved, "evaluation": evaluation and Evaluation(**evaluation)})

@@ -61,8 +61,15 @@ def test_the_same_run_is_judged_on_another_split(preset, tmp_path, folder):
         ]
 
     on_val, on_train = run(), run(val_split="train")
-    assert on_val["accuracies"] == {"None": on_val["accuracy"]}
-    assert on_train["accuracies"] == {**on_val["accuracies"], "train": on_train["accuracy"]}
+    evaluations = on_train["evaluations"]
+    assert evaluations.keys() == {"None", "train"}
+    assert on_val["evaluations"] == {"None": evaluations["None"]}
+    assert [on_val["accuracy"], on_train["accuracy"]] == [
+        evaluation["accuracy"] for evaluation in evaluations.values()
+    ]
+    # As many images of each class.
+    by_class = evaluations["train"]["by_class"]
+    assert np.mean(list(by_class.values())) == pytest.approx(on_train["accuracy"])
     assert on_train["accuracy"] != on_val["accuracy"]
     moved = shutil.copytree(folder, tmp_path / "elsewhere" / folder.name)
     assert run(data=str(moved))["accuracy"] == on_val["accuracy"]

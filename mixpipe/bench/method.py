@@ -53,29 +53,29 @@ class Row:
 
 
 def _mixed(speedup: float, **more: Any) -> PolicyOptions:
-    return PolicyOptions(speedup=speedup, tiers=TIERS, **more)
+    return PolicyOptions(speedup=speedup, tiers=TIERS, taper=0.6, final=0.1, **more)
 
 
 PLAIN = Row("plain", PolicyOptions("plain"))
-# Each rival at a cost that MixTrain is measured at too.
+# Each rival at a cost that MixTrain is measured at too. InfoBatch drops half of the easy samples;
+# with its full epochs at the end that is not enough for these speed-ups, so more are dropped.
 RIVALS = (
     PLAIN,
-    *(Row(f"plain-shortened {s}", PolicyOptions("plain"), s) for s in (1.4, 1.6, 1.8, 2.2)),
+    *(Row(f"plain-shortened {s}", PolicyOptions("plain"), s) for s in (1.6, 1.8, 2.2)),
     Row("pixel blend 1.8", PolicyOptions(speedup=1.8, rule="random", layout="mixup")),
     Row(
         "CutMix halves 1.8",
         PolicyOptions(speedup=1.8, rule="random", layout="cutmix"),
         separate=False,
     ),
-    Row("random subset 1.6", PolicyOptions(speedup=1.6, rule="random")),
-    Row("InfoBatch 1.4", PolicyOptions("infobatch", speedup=1.4)),
-    Row("InfoBatch 1.6", PolicyOptions("infobatch", speedup=1.6)),
-    Row("Selective-Backprop 1.6", PolicyOptions("selective", speedup=1.6)),
+    Row("random subset 1.8", PolicyOptions(speedup=1.8, rule="random")),
+    Row("InfoBatch 1.8", PolicyOptions("infobatch", speedup=1.8, drop=0.6)),
+    Row("InfoBatch 2.2", PolicyOptions("infobatch", speedup=2.2, drop=0.7)),
+    Row("Selective-Backprop 1.8", PolicyOptions("selective", speedup=1.8)),
 )
 MIXTRAIN = (
-    Row("MixTrain 1.4", PolicyOptions(speedup=1.4)),
     Row("MixTrain 1.6", _mixed(1.6)),
-    Row("MixTrain 1.8", _mixed(1.8, final=0.1)),
+    Row("MixTrain 1.8", _mixed(1.8)),
     Row("MixTrain + drop 2.2", _mixed(2.2, drop=0.5)),
 )
 
@@ -114,14 +114,14 @@ PRESETS: dict[str, Preset] = {
     "quick": Preset(
         "10,000 embedded images, a few epochs: shows that the command works, not what is better",
         replace(SMALL, epochs=6),
-        rows=(PLAIN, Row("plain-shortened 1.6", PolicyOptions("plain"), 1.6), MIXTRAIN[1]),
+        rows=(PLAIN, Row("plain-shortened 1.6", PolicyOptions("plain"), 1.6), MIXTRAIN[0]),
         seeds=1,
     ),
     "fashion": Preset("20,000 training and all 10,000 test images", SMALL, fashion=FASHION_PART),
     "fashion-full": Preset(
         "all 60,000 training and 10,000 test images",
         SMALL,
-        rows=(PLAIN, Row("plain-shortened 1.8", PolicyOptions("plain"), 1.8), MIXTRAIN[2]),
+        rows=(PLAIN, Row("plain-shortened 1.8", PolicyOptions("plain"), 1.8), MIXTRAIN[1]),
         seeds=1,
         fashion=FASHION_ALL,
     ),
@@ -261,30 +261,36 @@ def method_figures(rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
     def gap(name: str, other: str) -> float:
         return float(by_name[name]["accuracy"] - by_name[other]["accuracy"])
 
-    wanted = [
+    def spread(*names: str) -> float:
+        """What seeds alone do to either."""
+        return max(by_name[name]["deviation"] or 0.0 for name in names)
+
+    figures = []
+    for one, other, goal in (  # without a goal: more than the seeds' spread
         ("MixTrain 1.8", "plain", ">= -0.3"),
-        ("MixTrain 1.8", "plain-shortened 1.8", ">= 0.0"),
+        ("MixTrain 1.8", "plain-shortened 1.8", None),
+        ("MixTrain 1.8", "InfoBatch 1.8", ">= 0.0"),
         ("MixTrain 1.6", "plain", ">= -0.15"),
-        ("MixTrain 1.6", "plain-shortened 1.6", ">= 0.0"),
-        ("MixTrain 1.4", "InfoBatch 1.4", ">= 0.0"),
-        ("MixTrain 1.6", "InfoBatch 1.6", ">= 0.0"),
+        ("MixTrain 1.6", "plain-shortened 1.6", None),
         ("MixTrain + drop 2.2", "plain", ">= -0.3"),
-    ]
-    figures = [
-        Figure(f"{one} minus {other}, points of accuracy", gap(one, other), goal)
-        for one, other, goal in wanted
-        if one in by_name and other in by_name
-    ]
+        ("MixTrain + drop 2.2", "plain-shortened 2.2", None),
+        ("MixTrain + drop 2.2", "InfoBatch 2.2", ">= 0.0"),
+    ):
+        if one in by_name and other in by_name:
+            name = f"{one} minus {other}, points of accuracy"
+            goal = goal or f">= {spread(one, other):.2f}"
+            figures.append(Figure(name, gap(one, other), goal))
     for row in rows:
         if row["name"].startswith("MixTrain") and "plain" in by_name:
-            seconds = by_name["plain"]["seconds"] / row["seconds"]
-            figures.append(
-                Figure(
-                    f"{row['name']}: speed-up in seconds over that in network inputs",
-                    seconds / row["saved"],
-                    ">= 0.9",
+            for key, name in (("seconds", "seconds"), ("cpu_seconds", "CPU seconds")):
+                speedup = by_name["plain"][key] / row[key]
+                figures.append(
+                    Figure(
+                        f"{row['name']}: speed-up in {name} over that in network inputs",
+                        speedup / row["saved"],
+                        ">= 0.9",
+                    )
                 )
-            )
     return figures
 
 

@@ -104,6 +104,12 @@ def train(
     final: Annotated[
         float | None, typer.Option(help="Share of the epochs that are plain, last.")
     ] = None,
+    taper: Annotated[
+        float, typer.Option(help="MixTrain: share of the epochs over which mixing fades out.")
+    ] = 0.0,
+    pairing: Annotated[
+        str, typer.Option(help="MixTrain: random, or similar: samples of like loss together.")
+    ] = "random",
     weighting: Annotated[
         Literal["area", "each"], typer.Option(help="MixTrain: area, or each alike.")
     ] = "area",
@@ -116,6 +122,10 @@ def train(
     precision: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
     threads: Annotated[int | None, typer.Option(help="Decoding threads [one a core].")] = None,
     skip_unreadable: Skip = False,
+    separate: Annotated[
+        bool, typer.Option(help="Classify each region by itself, or the composite as a whole.")
+    ] = True,
+    eval_every: Annotated[int, typer.Option(help="Epochs between evaluations.")] = 1,
     output: Output = Path("runs/train"),
     resume: Annotated[Path | None, typer.Option(help="Continue from this checkpoint.")] = None,
     compare_plain: Annotated[
@@ -139,6 +149,8 @@ def train(
         precision=precision,
         threads=threads,
         skip_unreadable=skip_unreadable,
+        separate=separate,
+        eval_every=eval_every,
     )
     options = PolicyOptions(
         name=policy,
@@ -152,6 +164,8 @@ def train(
         drop=drop,
         warmup_epochs=warmup_epochs,
         final=final,
+        taper=taper,
+        pairing=pairing,
         weighting=weighting,
         batch_by=batch_by,
     )
@@ -289,9 +303,10 @@ def _parse_tiers(text: str) -> tuple[tuple[int, float], ...]:
 
 
 def _print_epoch(name: str, metrics: EpochMetrics) -> None:
+    evaluated = "" if metrics.accuracy is None else f"accuracy {metrics.accuracy:.4f}, "
     console.print(
         f"{name} epoch {metrics.epoch + 1}: loss {metrics.loss:.3f}, "
-        f"accuracy {metrics.accuracy:.4f}, {metrics.network_inputs} network inputs of "
+        f"{evaluated}{metrics.network_inputs} network inputs of "
         f"{metrics.constituents} images in {metrics.seconds:.1f} s "
         f"({metrics.wait_seconds:.1f} s waiting for data)"
     )

@@ -49,6 +49,7 @@ def method_command(
         seeds=seeds,
         val_split=val_split,
         device=device,
+        known=method.known_runs(json_file) if json_file else (),
         progress=console.is_terminal,
     )
     rows = method.summarise(finished)

@@ -12,14 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
+import torch
 from tqdm.auto import tqdm
 
 from mixpipe.bench.fashion import build_tar
 from mixpipe.report import Figure, environment, open_beside, write_json
 from mixpipe.train import PolicyOptions, TrainConfig, Trainer, make_policy
 
-__all__ = ["PRESETS", "Preset", "Row", "draw", "method_figures", "run_preset", "summarise"]
+__all__ = [
+    "PRESETS",
+    "Preset",
+    "Row",
+    "draw",
+    "known_runs",
+    "method_figures",
+    "run_preset",
+    "summarise",
+]
 
+Run = dict[str, Any]
 FASHION = "/usr/share/datasets/fashion-mnist"
 TIERS = ((2, 1.0), (4, 0.3))
 
@@ -94,7 +105,7 @@ SMALL = TrainConfig(model="resnet8", epochs=38, batch_size=128, size=28, val_spl
 # Settings are chosen on "val", which no run trains on; "test" is read for the table.
 FASHION_PART = {
     "train": ("train", slice(0, 2000)),
-    "val": ("train", slice(2000, 2500)),
+    "val": ("train", slice(2000, 4000)),
     "test": ("t10k", slice(None)),
 }
 FASHION_ALL = {"train": ("train", slice(None)), "test": ("t10k", slice(None))}
@@ -146,9 +157,14 @@ def run_preset(
     seeds: int | None = None,
     val_split: str | None = None,
     device: str | None = None,
+    known: Sequence[Run] = (),
     progress: bool = True,
-) -> list[dict[str, Any]]:
-    """Run what is not yet in ``folder``, a file a run; a comparison cut short goes on there.
+) -> list[Run]:
+    """Run what is not yet in ``folder``, two files a run; a comparison cut short goes on there.
+
+    Runs are evaluated once, after their last epoch. With another ``val_split`` the weights kept in
+    ``folder`` are evaluated on that: a setting is chosen on one split and its runs are judged on
+    another.
 
     Args:
         preset: what to run.
@@ -158,10 +174,11 @@ def run_preset(
         seeds: runs of each row; by default the preset's.
         val_split: evaluate on this split instead of the preset's.
         device: train there instead.
+        known: runs of before, from :func:`known_runs`; they are not run again.
         progress: show a progress bar.
 
     Returns:
-        The runs: a `RunSummary`'s values, with ``row`` and ``seed``.
+        The runs: a `RunSummary`'s values and settings, with ``row`` and ``seed``.
 
     Raises:
         ValueError: ``only`` names a row that the preset has not, or ``data`` is missing.
@@ -182,12 +199,22 @@ def run_preset(
         config, val_split=val_split or config.val_split, device=device or config.device
     )
     work = [(row, seed) for seed in range(seeds or preset.seeds) for row in rows]
+    by_key = {run["key"]: run for run in known}
     runs = []
     with tqdm(work, unit="run", disable=not progress) as bar:
         for row, seed in bar:
             bar.set_description(f"{row.name}, seed {seed}")
-            runs.append(_run(row, replace(config, seed=seed), Path(folder), progress))
+            run = _run(row, replace(config, seed=seed), Path(folder), by_key, progress)
+            runs.append(run)
     return runs
+
+
+def known_runs(file: str | os.PathLike[str]) -> list[Run]:
+    """The runs that an earlier results file holds; none where there is no such file."""
+    path = Path(file)
+    if not path.is_file():
+        return []
+    return [run for row in json.loads(path.read_text())["rows"] for run in row["runs"]]
 
 
 def summarise(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -207,9 +234,16 @@ def summarise(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "network_inputs": inputs,
                 "saved": None if full is None else full / inputs,
                 "commits": sorted({str(run["meta"]["commit"]) for run in same}),
+                "runs": same,
                 **{
                     key: statistics.fmean(run[key] for run in same)
-                    for key in ("steps", "seconds", "wait_seconds", "decoded_per_second")
+                    for key in (
+                        "steps",
+                        "seconds",
+                        "cpu_seconds",
+                        "wait_seconds",
+                        "decoded_per_second",
+                    )
                 },
             }
         )
@@ -276,27 +310,47 @@ def draw(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], title:
         figure.savefig(file, format="png", dpi=120)
 
 
-def _run(row: Row, config: TrainConfig, folder: Path, progress: bool) -> dict[str, Any]:
+def _run(
+    row: Row, config: TrainConfig, folder: Path, known: Mapping[str, Run], progress: bool
+) -> Run:
     """One run, or what is known of it from before."""
-    config = replace(config, separate=row.separate)
-    if row.shortened != 1.0:
-        config = replace(config, epochs=max(1, round(config.epochs / row.shortened)))
+    epochs = max(1, round(config.epochs / row.shortened))
+    config = replace(config, separate=row.separate, epochs=epochs, eval_every=epochs)
     settings = {"config": config.as_dict(), "options": asdict(row.options)}
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    key = _key(config, row.options)
     name = "".join(c if c.isalnum() else "-" for c in row.name)
     path = folder / f"{name}-seed{config.seed}-{key}.json"
-    if not path.exists():
-        policy = make_policy(row.options, config.epochs)
-        trainer = Trainer(config, policy, name=row.name, progress=progress)
-        try:
-            summary = trainer.fit()
-        finally:
-            trainer.close()
-        result = {"row": row.name, "seed": config.seed, **asdict(summary), **settings}
-        result["meta"] = environment(f"mixpipe bench method, run {path.stem}")
-        write_json(path, result)
-    known: dict[str, Any] = json.loads(path.read_text())
-    return known
+    run = json.loads(path.read_text()) if path.exists() else known.get(key)
+    split, weights = str(config.val_split), path.with_suffix(".pt")
+    if run is not None and split in run["accuracies"]:
+        return {**run, "row": row.name, "accuracy": run["accuracies"][split]}
+    trainer = Trainer(config, make_policy(row.options, epochs), name=row.name, progress=progress)
+    try:
+        if run is not None and weights.exists():
+            trainer.model.model.load_state_dict(torch.load(weights, weights_only=True))
+            run["accuracies"][split] = trainer.evaluate()
+        else:
+            run = {"key": key, "seed": config.seed, **asdict(trainer.fit()), **settings}
+            run["accuracies"] = {split: run.pop("accuracy")}
+            run["meta"] = environment(f"mixpipe bench method, run {path.stem}")
+            folder.mkdir(parents=True, exist_ok=True)
+            with open_beside(weights) as file:
+                torch.save(trainer.model.model.state_dict(), file)
+    finally:
+        trainer.close()
+    write_json(path, run)
+    return {**run, "row": row.name, "accuracy": run["accuracies"][split]}
+
+
+def _key(config: TrainConfig, options: PolicyOptions) -> str:
+    """The same for runs that learn the same, wherever the data lies and what they are judged on.
+
+    Only what differs from the defaults counts: a new setting leaves old runs known.
+    """
+    here = replace(config, data=Path(config.data).name, val_split=None, threads=None)
+    parts = [(asdict(here), asdict(TrainConfig())), (asdict(options), asdict(PolicyOptions()))]
+    changed = [{k: v for k, v in given.items() if v != usual[k]} for given, usual in parts]
+    return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _full_inputs(runs: Sequence[Mapping[str, Any]]) -> float | None:

@@ -93,6 +93,7 @@ class MixTrain(Policy):
         warmup: epochs at the beginning without mixing or dropping.
         epochs: epochs of the run; needed for ``final``, and for a budget of the whole run.
         final: share of the epochs, at the end, without mixing or dropping.
+        taper: share of the epochs before these over which mixing fades out; needs ``speedup``.
         weighting: "area": a constituent's part in the loss is its visible share of the canvas.
             "each": every constituent counts alike, so that the loss is a mean over samples.
         batch_by: what the batch size counts. "constituents" keeps the number of optimiser steps of
@@ -121,6 +122,7 @@ class MixTrain(Policy):
         warmup: int = 1,
         epochs: int | None = None,
         final: float = 0.0,
+        taper: float = 0.0,
         weighting: Weighting = "area",
         batch_by: BatchBy = "constituents",
     ) -> None:
@@ -146,10 +148,12 @@ class MixTrain(Policy):
         self.adaptive = adaptive
         self.drop = drop
         self.pairing = pairing or RandomPairing()
-        self.schedule = Schedule(warmup, epochs, final)
+        self.schedule = Schedule(warmup, epochs, final, taper)
         self.weighting: Weighting = weighting
         self.batch_by = batch_by
-        self._cost = None if speedup is None else self.schedule.cost(speedup, self._least_cost())
+        if taper and speedup is None:
+            raise ValueError(f"taper: got {taper} without speedup, whose saving it spreads")
+        self._cost(epoch=0)  # whether the speed-up can be reached
         self._memory = _Memory()
 
     def __repr__(self) -> str:
@@ -165,10 +169,12 @@ class MixTrain(Policy):
         )
         return f"MixTrain({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
-    def _least_cost(self) -> float:
-        """Network inputs a sample of an epoch that mixes all it can."""
+    def _cost(self, epoch: int) -> float | None:
+        """Network inputs a sample that ``epoch`` may cost; None: what the thresholds give."""
+        if self.speedup is None:
+            return None
         kept = 1.0 - (self.drop.share if self.drop else 0.0)
-        return kept / self.tiers[-1].k
+        return self.schedule.cost(self.speedup, kept / self.tiers[-1].k, epoch)
 
     @property
     def max_constituents(self) -> int:
@@ -187,7 +193,8 @@ class MixTrain(Policy):
             return plain_plan(n, epoch=epoch, seed=seed)
         shares = scale = None
         if table.device.type != "cpu" and self._needs_no_losses:  # only a GPU's table
-            savings = None if self._cost is None else n - self._cost * n
+            cost = self._cost(epoch)
+            savings = None if cost is None else n - cost * n
             company = company_on_device(table, self.tiers, savings, seed=seed, epoch=epoch)
             groups = self._groups(company, np.empty(0, np.float32), epoch, seed)
             ids, offsets = assemble(groups, epoch=epoch, seed=seed)
@@ -219,7 +226,7 @@ class MixTrain(Policy):
             self.drop is None
             and self.adaptive is None
             and not isinstance(self.pairing, BySimilarLoss)
-            and has_device_rule(self.tiers, budget=self._cost is not None)
+            and has_device_rule(self.tiers, budget=self.speedup is not None)
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -256,11 +263,11 @@ class MixTrain(Policy):
             self._memory.keep(epoch, mixed)
             company[mixed] = self.tiers[0].k
         else:
-            for tier, count in zip(self.tiers, self._counts(ranking, company), strict=True):
+            for tier, count in zip(self.tiers, self._counts(ranking, company, epoch), strict=True):
                 company[ranking.lowest(count, seed=seed, epoch=epoch)] = tier.k
         return company, scale, usual
 
-    def _counts(self, ranking: Ranking, company: npt.NDArray[np.uint8]) -> list[int]:
+    def _counts(self, ranking: Ranking, company: npt.NDArray[np.uint8], epoch: int) -> list[int]:
         """How many samples each tier takes, those of the tiers above it included."""
         rules = [tier.rule for tier in self.tiers if isinstance(tier.rule, Rule)]
 
@@ -270,13 +277,14 @@ class MixTrain(Policy):
                 taken[i - 1] = max(taken[i - 1], taken[i])
             return taken
 
-        if self._cost is None:
+        cost = self._cost(epoch)
+        if cost is None:
             return counts(1.0)
         # A sample that moves up a tier saves the difference of what it costs in the two.
         costs = [1.0, *(1.0 / tier.k for tier in self.tiers)]
         savings = [here - above for here, above in itertools.pairwise(costs)]
         inputs = float(np.count_nonzero(company))
-        return scaled_counts(counts, savings, inputs - self._cost * len(company))
+        return scaled_counts(counts, savings, inputs - cost * len(company))
 
     def _groups(
         self,

@@ -55,17 +55,17 @@ class InfoBatch(Policy):
         if not 0.0 < self.rate < 1.0:
             raise ValueError(f"rate: got {self.rate}, expected a share between 0 and 1")
         _check_speedup(self.speedup)
-        self._cost()
+        self._cost(epoch=0)
 
     def _schedule(self) -> Schedule:
         return Schedule(warmup=0, epochs=self.epochs, final=self.final)
 
-    def _cost(self) -> float | None:
-        """Network inputs a sample that an epoch may cost."""
+    def _cost(self, epoch: int) -> float | None:
+        """Network inputs a sample that ``epoch`` may cost."""
         if self.speedup is None:
             self._schedule()
             return None
-        return self._schedule().cost(self.speedup, least=1.0 - self.rate)
+        return self._schedule().cost(self.speedup, least=1.0 - self.rate, epoch=epoch)
 
     def plan(self, table: LossTable, epoch: int, seed: int) -> EpochPlan:
         """See `Policy.plan`."""
@@ -73,7 +73,7 @@ class InfoBatch(Policy):
         if not self._schedule().acts(epoch):
             return plain_plan(n, epoch=epoch, seed=seed)
         ranking = loss_ranking(table.snapshot())
-        easy = self._easy(ranking, n)
+        easy = self._easy(ranking, n, epoch)
         dropped, kept = thinned(ranking, easy, self.rate, seed=seed, epoch=epoch)
         del ranking
         factors = loss_factors(n, kept, self.rate)
@@ -83,9 +83,9 @@ class InfoBatch(Policy):
         plan = plain_plan(n, epoch=epoch, seed=seed, ids=ids)
         return replace(plan, scales=factors[plan.ids])
 
-    def _easy(self, ranking: Ranking, n: int) -> int:
+    def _easy(self, ranking: Ranking, n: int, epoch: int) -> int:
         """How many samples may be dropped."""
-        cost = self._cost()
+        cost = self._cost(epoch)
         if cost is None:
             return self.rule.count(ranking)
         return scaled_counts(
@@ -122,16 +122,16 @@ class SelectiveBackprop(Policy):
         if not self.beta > 0:
             raise ValueError(f"beta: got {self.beta}, expected a number above 0")
         _check_speedup(self.speedup)
-        self._exponent()
+        self._exponent(epoch=0)
 
     def _schedule(self) -> Schedule:
         return Schedule(self.warmup, self.epochs, self.final)
 
-    def _exponent(self) -> float:
+    def _exponent(self, epoch: int) -> float:
         schedule = self._schedule()
         if self.speedup is None:
             return self.beta
-        return 1.0 / schedule.cost(self.speedup, least=_LEAST_KEPT) - 1.0
+        return 1.0 / schedule.cost(self.speedup, least=_LEAST_KEPT, epoch=epoch) - 1.0
 
     def plan(self, table: LossTable, epoch: int, seed: int) -> EpochPlan:
         """See `Policy.plan`."""
@@ -148,7 +148,7 @@ class SelectiveBackprop(Policy):
     def _kept(self, ids: Ids, epoch: int, seed: int) -> Ids:
         """Those of ``ids``, by rising loss, that are kept."""
         keep = np.empty(len(ids), np.bool_)
-        exponent = self._exponent()
+        exponent = self._exponent(epoch)
         for start in range(0, len(ids), _CHUNK):
             piece = ids[start : start + _CHUNK]
             percentile = np.arange(start + 1, start + len(piece) + 1) / len(ids)

@@ -48,6 +48,7 @@ class TrainConfig:
         threads: decoding threads; None: one a core.
         skip_unreadable: leave out images that cannot be read, rather than refuse the data.
         separate: classify each region by itself; False: the plain network on mixed pixels.
+        eval_every: epochs from one evaluation to the next; the last epoch is evaluated always.
     """
 
     data: str = EMBEDDED
@@ -67,11 +68,14 @@ class TrainConfig:
     threads: int | None = None
     skip_unreadable: bool = False
     separate: bool = True
+    eval_every: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, before any work."""
         if self.epochs < 1:
             raise ValueError(f"epochs: expected at least 1, got {self.epochs}")
+        if self.eval_every < 1:
+            raise ValueError(f"eval_every: expected at least 1, got {self.eval_every}")
         if self.batch_size < 2:
             raise ValueError(f"batch_size: expected at least 2, got {self.batch_size}")
         if self.optimizer not in OPTIMIZERS:
@@ -113,6 +117,10 @@ class TrainConfig:
     def canvas(self) -> int:
         """The canvas's height and width in pixels."""
         return self.size or (28 if self.data == EMBEDDED else 224)
+
+    def evaluates(self, epoch: int) -> bool:
+        """Whether ``epoch``, from 0, ends with an evaluation."""
+        return (epoch + 1) % self.eval_every == 0 or epoch + 1 == self.epochs
 
     @property
     def small(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Literal
 from mixpipe.plan import (
     Adaptive,
     Blend,
+    BySimilarLoss,
     CutMix,
     CutMixBox,
     Drop,
@@ -30,6 +31,7 @@ __all__ = ["LAYOUTS", "POLICIES", "PolicyOptions", "make_layout", "make_policy"]
 POLICIES = ("mixtrain", "plain", "mixup", "cutmix", "infobatch", "selective")
 RULES = ("mean", "quantile", "random", "hysteresis")
 LAYOUTS = ("default", "cutmix", "mixup")
+PAIRINGS = ("random", "similar")
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,12 @@ class PolicyOptions:
         k: constituents of a composite, 2 to 4.
         layout: ``"default"`` (split, strips or grid, by k), ``"cutmix"`` or ``"mixup"``.
         adaptive: let regions follow the losses.
-        drop: share of the easiest 30 % of the samples to drop; 0: nobody.
+        drop: share of the easiest 30 % of the samples to drop, 0: nobody; of the easy samples with
+            ``"infobatch"``, 0: its own.
         warmup_epochs: epochs without mixing at the beginning.
         final: share of the epochs without mixing or pruning at the end; None: the policy's own.
+        taper: share of the epochs before these over which mixing fades out.
+        pairing: who shares a composite with whom, one of ``PAIRINGS``.
         weighting: ``"area"`` or ``"each"``.
         batch_by: ``"constituents"`` or ``"composites"``.
     """
@@ -67,6 +72,8 @@ class PolicyOptions:
     drop: float = 0.0
     warmup_epochs: int = 1
     final: float | None = None
+    taper: float = 0.0
+    pairing: str = "random"
     weighting: Literal["area", "each"] = "area"
     batch_by: Literal["composites", "constituents"] = "constituents"
 
@@ -87,9 +94,12 @@ def make_policy(options: PolicyOptions, epochs: int) -> Policy:
         kind = MixUp if options.name == "mixup" else CutMix
         return kind(plain_from=plain_from)
     if options.name == "infobatch":
-        if options.final is None:
-            return InfoBatch(epochs=epochs, speedup=options.speedup)
-        return InfoBatch(epochs=epochs, speedup=options.speedup, final=options.final)
+        return InfoBatch(
+            epochs=epochs,
+            speedup=options.speedup,
+            rate=options.drop or InfoBatch.rate,
+            final=InfoBatch.final if options.final is None else options.final,
+        )
     if options.name == "selective":
         return SelectiveBackprop(
             speedup=options.speedup,
@@ -104,7 +114,7 @@ _USED = {
     "plain": (),
     "mixup": ("final",),
     "cutmix": ("final",),
-    "infobatch": ("speedup", "final"),
+    "infobatch": ("speedup", "final", "drop"),
     "selective": ("speedup", "warmup_epochs", "final"),
 }
 
@@ -130,6 +140,7 @@ def _refuse_unused(options: PolicyOptions) -> None:
 
 def _mixtrain(options: PolicyOptions, epochs: int) -> MixTrain:
     _check_choice("rule", options.rule, RULES)
+    _check_choice("pairing", options.pairing, PAIRINGS)
     tiers = options.tiers or ((options.k, options.threshold),)
     return MixTrain(
         speedup=options.speedup,
@@ -142,6 +153,8 @@ def _mixtrain(options: PolicyOptions, epochs: int) -> MixTrain:
         warmup=options.warmup_epochs,
         epochs=epochs,
         final=options.final or 0.0,
+        taper=options.taper,
+        pairing=BySimilarLoss() if options.pairing == "similar" else None,
         weighting=options.weighting,
         batch_by=options.batch_by,
     )

@@ -38,17 +38,22 @@ LOADER_PARTS = ("plan", "decode", "compose")
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """What one epoch did; a line of ``metrics.jsonl``."""
+    """What one epoch did; a line of ``metrics.jsonl``.
+
+    ``accuracy`` is None after an epoch that was not evaluated. ``cpu_seconds`` are of the whole
+    process, decoding threads included; like ``seconds`` without evaluation.
+    """
 
     epoch: int
     loss: float
     train_accuracy: float
-    accuracy: float
+    accuracy: float | None
     network_inputs: int
     constituents: int
     decoded: int
     steps: int
     seconds: float
+    cpu_seconds: float
     wait_seconds: float
     step_seconds: float
     loader_seconds: dict[str, float]
@@ -63,9 +68,10 @@ class DivergedError(ArithmeticError):
 class RunSummary:
     """What a run came to; ``summary.json`` holds it.
 
-    Accuracies are fractions of the validation images. ``seconds`` is training, decoding
-    included and evaluation left out; ``wait_seconds`` of it the step waited for its batch, which
-    ``loader_seconds`` splits into plan, decode and compose.
+    ``accuracy`` is the fraction of the validation images that the last epoch's model gets right.
+    ``seconds`` is training, decoding included and evaluation left out; ``wait_seconds`` of it the
+    step waited for its batch, which ``loader_seconds`` splits into plan, decode and compose.
+    ``cpu_seconds`` is the same work in time of all of the process's threads.
     """
 
     name: str
@@ -75,6 +81,7 @@ class RunSummary:
     plain_inputs: int
     steps: int
     seconds: float
+    cpu_seconds: float
     eval_seconds: float
     wait_seconds: float
     step_seconds: float
@@ -168,11 +175,12 @@ class Trainer:
         return RunSummary(
             name=self.name,
             epochs=len(self.metrics),
-            accuracy=self.metrics[-1].accuracy,
+            accuracy=next(m.accuracy for m in reversed(self.metrics) if m.accuracy is not None),
             network_inputs=inputs,
             plain_inputs=len(self.metrics) * len(self.loader.store.index),
             steps=sum(m.steps for m in self.metrics),
             seconds=seconds,
+            cpu_seconds=sum(m.cpu_seconds for m in self.metrics),
             eval_seconds=sum(m.eval_seconds for m in self.metrics),
             wait_seconds=sum(m.wait_seconds for m in self.metrics),
             step_seconds=sum(m.step_seconds for m in self.metrics),
@@ -249,7 +257,7 @@ class Trainer:
         before = replace(stats, seconds=dict(stats.seconds))
         totals = torch.zeros(3, device=self.config.device)  # loss, correct, constituents
         step_seconds = drawing = 0.0
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         steps = len(self.loader)  # makes the plan
         with tqdm(
             total=steps,
@@ -282,13 +290,14 @@ class Trainer:
                 bar.update()
         loss, correct, counted = totals.tolist()
         seconds = time.perf_counter() - start - drawing
+        cpu_seconds = time.process_time() - cpu_start - drawing
         if not math.isfinite(loss):
             raise DivergedError(
                 f"epoch {epoch + 1}: the loss is {loss}; try a lower lr than "
                 f"{peak_rate(self.config):g}"
             )
         begin = time.perf_counter()
-        accuracy = self._evaluate()
+        accuracy = self.evaluate() if self.config.evaluates(epoch) else None
         return EpochMetrics(
             epoch=epoch,
             loss=loss / steps,
@@ -299,6 +308,7 @@ class Trainer:
             decoded=stats.decoded - before.decoded,
             steps=steps,
             seconds=seconds,
+            cpu_seconds=cpu_seconds,
             wait_seconds=seconds - step_seconds,
             step_seconds=step_seconds,
             loader_seconds={
@@ -331,7 +341,7 @@ class Trainer:
         return torch.stack([loss.detach(), correct.sum(), present.sum()])
 
     @torch.inference_mode()
-    def _evaluate(self) -> float:
+    def evaluate(self) -> float:
         """The fraction of the validation images that the plain model gets right."""
         self.model.eval()
         correct = torch.zeros((), dtype=torch.int64, device=self.config.device)

@@ -105,8 +105,9 @@ def train(
         float | None, typer.Option(help="Share of the epochs that are plain, last.")
     ] = None,
     taper: Annotated[
-        float, typer.Option(help="MixTrain: share of the epochs over which mixing fades out.")
-    ] = 0.0,
+        float | None,
+        typer.Option(help="MixTrain: share of the epochs over which mixing fades out."),
+    ] = None,
     pairing: Annotated[
         str, typer.Option(help="MixTrain: random, or similar: samples of like loss together.")
     ] = "random",

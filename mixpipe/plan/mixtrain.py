@@ -34,6 +34,8 @@ from .table import LossTable, Snapshot
 __all__ = ["Adaptive", "MixTrain"]
 
 _CHUNK = 1 << 15  # composites
+# The best found: docs/method.md.
+_FINAL, _TAPER = 0.1, 0.6
 
 
 @dataclass(frozen=True)
@@ -86,14 +88,18 @@ class MixTrain(Policy):
         k: samples in a composite, 2 to 4.
         layout: where they lie and which part of them shows; by default `default_layout` (k).
         tiers: several `Tier` (k, rule, layout) instead of ``rule``, ``k`` and ``layout``. A sample
-            that several tiers take goes to the one with the largest k.
+            that several tiers take goes to the one with the largest k. With ``speedup`` alone: two
+            for losses up to the mean, four up to 0.3 of it, by one factor more or less. These
+            defaults are the best settings found (docs/method.md).
         adaptive: lets the share of the canvas follow the loss; None: equal shares.
         drop: additionally drops some of the easiest samples; None: nobody.
         pairing: who shares a composite with whom; by default `RandomPairing`.
         warmup: epochs at the beginning without mixing or dropping.
         epochs: epochs of the run; needed for ``final``, and for a budget of the whole run.
-        final: share of the epochs, at the end, without mixing or dropping.
+        final: share of the epochs, at the end, without mixing or dropping. None: a tenth where
+            ``speedup`` and ``epochs`` are given, else 0.
         taper: share of the epochs before these over which mixing fades out; needs ``speedup``.
+            None: 0.6 where ``epochs`` is given too, else 0.
         weighting: "area": a constituent's part in the loss is its visible share of the canvas.
             "each": every constituent counts alike, so that the loss is a mean over samples.
         batch_by: what the batch size counts. "constituents" keeps the number of optimiser steps of
@@ -104,7 +110,7 @@ class MixTrain(Policy):
             is in reach.
 
     Example:
-        >>> MixTrain(speedup=1.6, epochs=90, final=0.15)
+        >>> MixTrain(speedup=1.8, epochs=90)
         >>> MixTrain(tiers=[Tier(2, MeanRule(1.0)), Tier(4, MeanRule(0.3))], adaptive=Adaptive())
     """
 
@@ -121,8 +127,8 @@ class MixTrain(Policy):
         pairing: Pairing | None = None,
         warmup: int = 1,
         epochs: int | None = None,
-        final: float = 0.0,
-        taper: float = 0.0,
+        final: float | None = None,
+        taper: float | None = None,
         weighting: Weighting = "area",
         batch_by: BatchBy = "constituents",
     ) -> None:
@@ -134,7 +140,10 @@ class MixTrain(Policy):
             speedup, rule = rule.speedup, rule.of
         elif speedup is not None and not speedup > 1.0:
             raise ValueError(f"speedup: got {speedup}, expected more than 1")
-        if tiers is None:
+        only_speedup = speedup is not None and (k, rule, layout) == (None, None, None)
+        if tiers is None and only_speedup:
+            tiers = [Tier(2, MeanRule(1.0)), Tier(4, MeanRule(0.3))]
+        elif tiers is None:
             tiers = [Tier(2 if k is None else k, rule or MeanRule(), layout)]
         elif k is not None or rule is not None or layout is not None:
             raise ValueError("tiers: given beside k, rule or layout, which each tier has itself")
@@ -148,7 +157,13 @@ class MixTrain(Policy):
         self.adaptive = adaptive
         self.drop = drop
         self.pairing = pairing or RandomPairing()
-        self.schedule = Schedule(warmup, epochs, final, taper)
+        known = speedup is not None and epochs is not None
+        self.schedule = Schedule(
+            warmup,
+            epochs,
+            final=(_FINAL if known else 0.0) if final is None else final,
+            taper=(_TAPER if known else 0.0) if taper is None else taper,
+        )
         self.weighting: Weighting = weighting
         self.batch_by = batch_by
         if taper and speedup is None:

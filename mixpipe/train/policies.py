@@ -55,7 +55,7 @@ class PolicyOptions:
             ``"infobatch"``, 0: its own.
         warmup_epochs: epochs without mixing at the beginning.
         final: share of the epochs without mixing or pruning at the end; None: the policy's own.
-        taper: share of the epochs before these over which mixing fades out.
+        taper: share of the epochs before these over which mixing fades out; None: likewise.
         pairing: who shares a composite with whom, one of ``PAIRINGS``.
         weighting: ``"area"`` or ``"each"``.
         batch_by: ``"constituents"`` or ``"composites"``.
@@ -72,7 +72,7 @@ class PolicyOptions:
     drop: float = 0.0
     warmup_epochs: int = 1
     final: float | None = None
-    taper: float = 0.0
+    taper: float | None = None
     pairing: str = "random"
     weighting: Literal["area", "each"] = "area"
     batch_by: Literal["composites", "constituents"] = "constituents"
@@ -142,9 +142,13 @@ def _mixtrain(options: PolicyOptions, epochs: int) -> MixTrain:
     _check_choice("rule", options.rule, RULES)
     _check_choice("pairing", options.pairing, PAIRINGS)
     tiers = options.tiers or ((options.k, options.threshold),)
+    chosen = ("rule", "threshold", "tiers", "k", "layout")
+    default = all(getattr(options, name) == getattr(PolicyOptions, name) for name in chosen)
     return MixTrain(
         speedup=options.speedup,
-        tiers=[
+        tiers=None
+        if default
+        else [
             Tier(k, _rule(options.rule, threshold), make_layout(options.layout))
             for k, threshold in tiers
         ],
@@ -152,7 +156,7 @@ def _mixtrain(options: PolicyOptions, epochs: int) -> MixTrain:
         drop=Drop(rate=options.drop) if options.drop else None,
         warmup=options.warmup_epochs,
         epochs=epochs,
-        final=options.final or 0.0,
+        final=options.final,
         taper=options.taper,
         pairing=BySimilarLoss() if options.pairing == "similar" else None,
         weighting=options.weighting,

@@ -301,13 +301,14 @@ def test_a_budget_rule_is_the_same_as_a_speedup():
 @pytest.mark.parametrize(
     ("make", "largest"),
     [
-        (lambda s: MixTrain(speedup=s), 2.0),
+        (lambda s: MixTrain(speedup=s), 4.0),
         (lambda s: MixTrain(speedup=s, k=3), 3.0),
         (lambda s: MixTrain(speedup=s, tiers=[Tier(2), Tier(4)]), 4.0),
         # 10 epochs of which 1 and 2 are plain: 10 / (3 + 7 / 2)
-        (lambda s: MixTrain(speedup=s, epochs=10, final=0.2), 10 / 6.5),
-        (lambda s: MixTrain(speedup=s, epochs=10, warmup=0), 10 / (1 + 9 / 2)),
-        (lambda s: MixTrain(speedup=s, drop=Drop(0.5, 0.4)), 2 / 0.8),
+        (lambda s: MixTrain(speedup=s, k=2, epochs=10, final=0.2), 10 / 6.5),
+        (lambda s: MixTrain(speedup=s, k=2, epochs=10, warmup=0, final=0.0), 10 / (1 + 9 / 2)),
+        (lambda s: MixTrain(speedup=s, epochs=10), 10 / (2 + 8 / 4)),
+        (lambda s: MixTrain(speedup=s, k=2, drop=Drop(0.5, 0.4)), 2 / 0.8),
         (lambda s: InfoBatch(speedup=s, epochs=10, final=0.0), 10 / (1 + 9 / 2)),
         (lambda s: SelectiveBackprop(speedup=s), 20.0),
     ],
@@ -362,6 +363,23 @@ def test_a_taper_keeps_the_budget_and_fades_out(epochs, final, taper, effort, le
     below = [s for s in falling if s < 1.0 - least - 1e-9]
     steps = np.diff([*below, 0.0])
     assert np.allclose(steps, steps[-1:])
+
+
+def test_a_speedup_alone_takes_the_defaults_that_the_docs_name():
+    bare, full = (
+        MixTrain(speedup=1.8, epochs=30),
+        MixTrain(
+            speedup=1.8,
+            epochs=30,
+            tiers=[Tier(2, MeanRule(1.0)), Tier(4, MeanRule(0.3))],
+            final=0.1,
+            taper=0.6,
+        ),
+    )
+    assert repr(bare) == repr(full)
+    assert MixTrain(speedup=1.8).schedule == MixTrain().schedule == Schedule(1, None, 0.0, 0.0)
+    assert MixTrain(speedup=1.8, epochs=30, k=4).max_constituents == 4
+    assert MixTrain(speedup=1.8, k=3).layouts.keys() == {3}
 
 
 def test_a_tapered_run_mixes_less_and_less():

@@ -78,6 +78,24 @@ MIXTRAIN = (
 )
 
 
+def _tried(name: str, taper: float, final: float, **more: Any) -> Row:
+    options = {"tiers": TIERS, "taper": taper, "final": final, **more}
+    return Row(name, PolicyOptions(speedup=1.8, **options))
+
+
+FOURS = ((4, 1.0),)
+CHOICES = (
+    PLAIN,
+    _tried("recipe: tiers 2 and 4, taper 0.6, final 0.1", 0.6, 0.1),
+    _tried("taper 0.9", 0.9, 0.1),
+    _tried("no taper", 0.0, 0.1),
+    _tried("no taper, each sample counts alike", 0.0, 0.1, weighting="each"),
+    _tried("no taper, final 0.3", 0.0, 0.3),
+    _tried("no taper, final 0.3, each counts alike", 0.0, 0.3, weighting="each"),
+    _tried("no taper, final 0.38, only fours", 0.0, 0.38, tiers=FOURS),
+)
+
+
 @dataclass(frozen=True)
 class Preset:
     """A comparison.
@@ -116,6 +134,13 @@ PRESETS: dict[str, Preset] = {
         seeds=1,
     ),
     "fashion": Preset("20,000 training and all 10,000 test images", SMALL, fashion=FASHION_PART),
+    "fashion-choice": Preset(
+        "settings tried at 1.8 times fewer inputs, on 20,000 validation images",
+        replace(SMALL, val_split="val"),
+        rows=CHOICES,
+        seeds=1,
+        fashion=FASHION_PART,
+    ),
     "fashion-full": Preset(
         "all 60,000 training and 10,000 test images",
         SMALL,
@@ -324,8 +349,7 @@ def _run(
     """One run, or what is known of it from before; ``config`` is that of this row and seed."""
     settings = {"config": config.as_dict(), "options": asdict(row.options)}
     key = _key(config, row.options)
-    name = "".join(c if c.isalnum() else "-" for c in row.name)
-    path = folder / f"{name}-seed{config.seed}-{key}.json"
+    path = folder / f"seed{config.seed}-{key}.json"
     run = json.loads(path.read_text()) if path.exists() else known.get(key)
     split, weights = str(config.val_split), path.with_suffix(".pt")
     if run is not None and split in run["evaluations"]:

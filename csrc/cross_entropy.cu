@@ -24,7 +24,7 @@ __device__ inline void write_entry(const CrossEntropyParams& p, i32 i) {
   later = __syncthreads_or(later);
   if (later || threadIdx.x != 0) return;
   p.table_losses[p.ids[i]] = p.per_constituent[i];
-  p.table_epochs[p.ids[i]] = p.epoch;
+  p.table_epochs[p.ids[i]] = epoch_of(p);
 }
 
 // Writes the table's entries of this row, and the total loss when all other rows are done.

@@ -43,6 +43,10 @@ def compose(
     ``(patch.permute(2, 0, 1) / 255 - mean) / std`` pasted into its region: exactly
     ``fmaf(pixel, 1 / (255 * std), -mean / std)`` in float32, rounded once to ``dtype``.
 
+    In a CUDA graph, source, regions, origins, flips and blend are those of the capture: a replay
+    reads pixels and index map anew, at the same addresses. For a plan that changes, compose into
+    the graph's input (``out``) before each replay.
+
     Args:
         patches: P tensors uint8 [h, w, 3] on the device of the result; rows may be padded
             (strides (pitch, 3, 1)).

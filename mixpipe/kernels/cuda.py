@@ -38,6 +38,8 @@ _log = logging.getLogger(__name__)
 LEAST_CAPABILITY = (7, 5)
 """The oldest architecture that the kernels are compiled for (Turing)."""
 
+_STAGE = "stage"  # the kernel of stage.cu
+
 COMPILE_OPTIONS = ("--std=c++17",)
 """What NVRTC is given beside the architecture, which CuPy adds."""
 
@@ -69,48 +71,72 @@ class Launcher:
     Args:
         load: makes the module of a source file, such as ``compose.cu``.
         on_device: the context in which kernels of a device are launched: its current stream.
+        capturing: whether a CUDA graph is being captured on a device's current stream.
     """
 
     def __init__(
         self,
         load: Callable[[str], Module],
         on_device: Callable[[torch.device], AbstractContextManager[object]],
+        capturing: Callable[[torch.device], bool],
     ) -> None:
         self._load = load
         self._on_device = on_device
+        self._capturing = capturing
         self._modules: dict[str, Module] = {}
-        self._kernels: dict[str, Kernel] = {}
+        self._kernels: dict[tuple[str, torch.device], Kernel] = {}
 
     def __call__(self, launch: _C.Launch, device: torch.device) -> None:
         """Launches on the current stream of the device; an empty grid launches nothing.
 
         Raises:
-            RuntimeError: in debug mode, where the kernel failed, with its name and parameters.
+            RuntimeError: in debug mode, where the kernel failed, with its name and parameters; a
+                kernel's first launch on a device while a CUDA graph is captured there.
         """
         if launch.grid == 0:
             return
         params = np.frombuffer(launch.params, dtype=f"V{len(launch.params)}")
         with self._on_device(device):
-            self._kernel(launch)(
+            self._kernel(launch, device)(
                 (launch.grid,), (launch.block,), (params,), shared_mem=launch.shared_bytes
             )
         if debugging():
             self._wait_for(launch, device)
 
     def stage(self, array: NDArray[np.uint8], device: torch.device) -> Tensor:
-        """The bytes on the device, copied on its current stream without waiting."""
+        """The bytes on the device, for what its current stream does next; the host goes on.
+
+        They are copied from pinned memory, but for two cases, in which kernels carry them as
+        parameters: while a CUDA graph is captured, which keeps parameters and would read pinned
+        memory anew at every replay; and the first time on a device, so that this kernel is loaded
+        when a capture needs it.
+        """
+        if self._capturing(device) or (_STAGE, device) not in self._kernels:
+            return self.store(array, device)
         tensor = torch.from_numpy(array.reshape(-1))
         if device.type == "cpu":
             return tensor
         return tensor.pin_memory().to(device, non_blocking=True)  # needs a GPU
 
-    def _kernel(self, launch: _C.Launch) -> Kernel:
-        if launch.kernel not in self._kernels:
+    def store(self, array: NDArray[np.uint8], device: torch.device) -> Tensor:
+        """The bytes on the device, carried there as parameters of kernels."""
+        staged = torch.empty(array.size, dtype=torch.uint8, device=device)
+        for step in _C.stage(array, staged.data_ptr()):
+            self(step, device)
+        return staged
+
+    def _kernel(self, launch: _C.Launch, device: torch.device) -> Kernel:
+        key = (launch.kernel, device)
+        if key not in self._kernels:
+            if self._capturing(device):
+                raise RuntimeError(
+                    f"CUDA kernel {launch.kernel} is launched for the first time on {device} while "
+                    "a CUDA graph is captured: run the same step once before, so that it is loaded"
+                )
             if launch.source not in self._modules:
                 self._modules[launch.source] = self._load(launch.source)
-            module = self._modules[launch.source]
-            self._kernels[launch.kernel] = module.get_function(launch.kernel)
-        return self._kernels[launch.kernel]
+            self._kernels[key] = self._modules[launch.source].get_function(launch.kernel)
+        return self._kernels[key]
 
     @staticmethod
     def _wait_for(launch: _C.Launch, device: torch.device) -> None:
@@ -142,6 +168,10 @@ def launcher() -> Launcher:
         stack.enter_context(cupy.cuda.ExternalStream(stream, device.index))
         return stack
 
+    def capturing(device: torch.device) -> bool:  # needs a GPU
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_current_stream_capturing())
+
     def load(source: str) -> Module:  # needs a GPU
         built = fatbin(source)
         if built is not None:
@@ -154,7 +184,7 @@ def launcher() -> Launcher:
         compiled: Module = cupy.RawModule(code=self_contained(source), options=COMPILE_OPTIONS)
         return compiled
 
-    return Launcher(load, on_device)
+    return Launcher(load, on_device, capturing)
 
 
 def fatbin(source: str) -> Path | None:

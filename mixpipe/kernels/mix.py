@@ -25,6 +25,9 @@ def mix_(
     mixed with what ``images[partners[i]]`` was before the call, as torchvision's CutMix and MixUp
     do for ``partners = roll(1)``.
 
+    In a CUDA graph, regions, weights and partners are those of the capture; for others, mix the
+    graph's input before each replay.
+
     Args:
         images: float32, float16 or bfloat16 [N, C, H, W], contiguous or channels_last; changed.
         regions: cuts: int32 on the CPU, (y0, x0, y1, x1) in pixels, half open; [B, k, 4] (region

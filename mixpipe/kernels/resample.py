@@ -49,7 +49,7 @@ def compose_resampled(
     to ``sizes[p]`` with the antialiased triangle filter: that of ``PIL.Image.resize(BILINEAR)`` and
     of ``torch.nn.functional.interpolate(mode="bilinear", antialias=True)``, which may look at all
     of the rectangle. All is computed in float32 and rounded once, to ``dtype``; a patch of uint8
-    would lie within half a level of 255.
+    would lie within half a level of 255. In a CUDA graph the plan is that of the capture, as there.
 
     Args:
         rectangles: P tensors uint8 [h, w, 3] on the device of the result; rows may be padded

@@ -221,6 +221,21 @@ MUTANTS = {
         "p.state->ranked += ranked;",
         "race: ",
     ),
+    # stage
+    "a word more than there is": Mutant(
+        "stage",
+        "stage.cu",
+        "i < params.count;",
+        "i <= params.count;",
+        "out of bounds: (read|write)",
+    ),
+    "every second word is left out": Mutant(
+        "stage",
+        "stage.cu",
+        "i += mixpipe::kStageThreads)",
+        "i += 2 * mixpipe::kStageThreads)",
+        WRONG_RESULT,
+    ),
     "the last vector is scaled whole": Mutant(
         "cross_entropy",
         "cross_entropy.cu",

@@ -152,26 +152,12 @@ def test_a_step_on_a_stream_of_its_own() -> None:
     assert (table["table_losses"] > 0).all()
 
 
-def test_a_step_is_captured_in_a_graph() -> None:
-    model, x, table = model_and_table()
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        step(model, x, table)  # warm-up: compiles and allocates
-    side.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        loss = step(model, x, table)
-    x.copy_(torch.randn_like(x))
-    graph.replay()
-    torch.testing.assert_close(loss, step(model, x, table))
-
-
 def test_opcheck() -> None:
     classes, weights = torch.zeros(4, 2, dtype=torch.int64).cuda(), torch.ones(4, 2).cuda()
     logits = torch.randn(4, 10, device="cuda")
     torch.library.opcheck(
         torch.ops.mixpipe.composite_cross_entropy.default,
-        (logits, classes, weights, None, None, None, 0, 0.1, -100, True),
+        (logits, classes, weights, None, None, None, 0, None, 0.1, -100, True),
     )
     torch.library.opcheck(
         torch.ops.mixpipe.dense_targets.default, (classes, weights, 10, 0.1, torch.float16)

@@ -67,15 +67,6 @@ def nvrtc_release(version: int) -> str:
     return f"{major.value}.{minor.value}"
 
 
-def nvrtc_architectures(version: int) -> list[int]:
-    """Compute capabilities that this NVRTC compiles for."""
-    library, count = nvrtc(version), ctypes.c_int()
-    library.nvrtcGetNumSupportedArchs(ctypes.byref(count))
-    numbers = (ctypes.c_int * count.value)()
-    library.nvrtcGetSupportedArchs(numbers)
-    return list(numbers)
-
-
 def _text(library: ctypes.CDLL, handle: ctypes.c_void_p, what: str) -> bytes:
     """The program's log or cubin or PTX."""
     size = ctypes.c_size_t()

@@ -94,11 +94,11 @@ def make_composites(
 ) -> Tensor:
     """``out``, or a new result [B, 3, H, W], on the device of the pixels."""
     check_tensor(source, "source", dtypes=torch.int32, shape=(None, None))
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"size is {tuple(size)}, expected a height and a width of at least 1")
     batch, height, width = source.shape[0], *size
     if out is None:
         dtype_number(dtype)
-        if height < 1 or width < 1:
-            raise ValueError(f"size is {tuple(size)}, expected a height and a width of at least 1")
         if index_map is not None:
             device = index_map.device
         else:
@@ -118,6 +118,10 @@ def make_composites(
 
 def scale_and_bias(mean: Sequence[float], std: Sequence[float]) -> tuple[list[float], list[float]]:
     """Per channel, of values in 0..255: what the kernels multiply by and add."""
+    if len(mean) != 3 or len(std) != 3:
+        raise ValueError(f"mean and std have {len(mean)} and {len(std)} numbers, expected 3 each")
+    if not all(s > 0 for s in std):
+        raise ValueError(f"std is {tuple(std)}, expected numbers above 0")
     return [1.0 / (255.0 * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)]
 
 
@@ -215,6 +219,10 @@ def check_places(
             device=out.device,
             contiguous=True,
         )
+        if index_map.numel() >= 2**31:
+            raise ValueError(
+                f"index_map has shape {list(index_map.shape)}, expected fewer than 2**31 pixels"
+            )
     return (
         source.contiguous().numpy(),
         None if blend is not None or regions is None else regions.contiguous().numpy(),

@@ -90,18 +90,25 @@ class Launcher:
         """Launches on the current stream of the device; an empty grid launches nothing.
 
         Raises:
-            RuntimeError: in debug mode, where the kernel failed, with its name and parameters; a
-                kernel's first launch on a device while a CUDA graph is captured there.
+            RuntimeError: the launch was refused or, in debug mode, the kernel failed: with its name
+                and parameters. Or it is the kernel's first launch on a device, while a CUDA graph
+                is captured there.
         """
         if launch.grid == 0:
             return
         params = np.frombuffer(launch.params, dtype=f"V{len(launch.params)}")
         with self._on_device(device):
-            self._kernel(launch, device)(
-                (launch.grid,), (launch.block,), (params,), shared_mem=launch.shared_bytes
-            )
-        if debugging():
-            self._wait_for(launch, device)
+            kernel = self._kernel(launch, device)
+            try:
+                kernel((launch.grid,), (launch.block,), (params,), shared_mem=launch.shared_bytes)
+                if debugging() and device.type == "cuda":  # needs a GPU
+                    torch.cuda.synchronize(device)
+            except RuntimeError as error:
+                raise RuntimeError(
+                    f"CUDA kernel {launch.kernel} failed on {device} with grid {launch.grid}, "
+                    f"block {launch.block}, {launch.shared_bytes} bytes of shared memory and "
+                    f"{launch.description}: {error}"
+                ) from error
 
     def stage(self, array: NDArray[np.uint8], device: torch.device) -> Tensor:
         """The bytes on the device, for what its current stream does next; the host goes on.
@@ -137,18 +144,6 @@ class Launcher:
                 self._modules[launch.source] = self._load(launch.source)
             self._kernels[key] = self._modules[launch.source].get_function(launch.kernel)
         return self._kernels[key]
-
-    @staticmethod
-    def _wait_for(launch: _C.Launch, device: torch.device) -> None:
-        try:
-            if device.type == "cuda":  # needs a GPU
-                torch.cuda.synchronize(device)
-        except RuntimeError as error:
-            raise RuntimeError(
-                f"CUDA kernel {launch.kernel} failed on {device} with grid {launch.grid}, block "
-                f"{launch.block}, {launch.shared_bytes} bytes of shared memory and "
-                f"{launch.description}: {error}"
-            ) from error
 
 
 @cache
@@ -216,7 +211,7 @@ def _import_cupy() -> Any:
         import cupy
     except ImportError as error:
         raise ImportError(
-            "the CUDA kernels need CuPy, which is not installed: "
+            f"the CUDA kernels need CuPy, which cannot be imported ({error}): "
             f"pip install 'mixpipe[cuda{_torch_cuda()}]'"
         ) from error
     runtime = cupy.cuda.runtime

@@ -159,6 +159,18 @@ def test_debug_mode_names_the_kernel_that_failed(
     )
 
 
+def test_a_launch_that_is_refused_names_the_kernel() -> None:
+    """CuPy raises a RuntimeError of its own, in any mode."""
+
+    def kernel(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA_ERROR_INVALID_VALUE: invalid argument")
+
+    module = SimpleNamespace(get_function=lambda _: kernel)
+    launcher = cuda.Launcher(lambda _: module, lambda _: nullcontext(), lambda _: False)
+    with pytest.raises(RuntimeError, match=r"softmax_cross_entropy_f32_4 failed .* CUDA_ERROR_INV"):
+        cross_entropy(launcher)
+
+
 def test_debug_mode_ends_with_its_context() -> None:
     from mixpipe.kernels.debug import debugging
 

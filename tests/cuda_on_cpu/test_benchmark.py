@@ -3,6 +3,7 @@
 Its bytes are those of a checked build, so an access out of bounds or a race ends it.
 """
 
+import importlib.util
 import re
 import subprocess
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 from emulator.build import program, sanitized_environment
 
-SOURCE = Path(__file__).parents[2] / "benchmarks" / "kernels.cu"
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "benchmarks" / "kernels.cu"
 
 
 def bench(*options, build="checked", seed=0):
@@ -47,6 +49,20 @@ def test_one_kernel_and_form_can_be_picked():
     (line,) = done.stdout.splitlines()[1:]
     assert line.startswith("compose f16 nhwc k=4 b=1 size=24 ")
     assert "compared" not in line
+
+
+def test_gpu_check_reads_the_timings():
+    spec = importlib.util.spec_from_file_location("gpu_check", ROOT / "scripts" / "gpu_check.py")
+    gpu_check = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(gpu_check)
+    options = ["--k", "1", "--dtype", "f32", "--batch", "1", "--size", "24", "--samples", "2077"]
+    done = bench(*options, "--runs", "1")
+    lines = done.stdout.splitlines()
+    figures = gpu_check.timings([{"name": "kernel timings", "output": lines}])
+    assert [figure.name.split(":")[0] for figure in figures] == [
+        re.sub(" +[0-9.]+ MB must move.*", "", line) for line in lines[1:]
+    ]
+    assert not any(figure.goal for figure in figures)  # that of compose is for float16
 
 
 @pytest.mark.parametrize(

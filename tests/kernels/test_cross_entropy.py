@@ -223,6 +223,9 @@ def test_opcheck(multi_label: bool, with_table: bool) -> None:
     targets = torch.rand(2, 2, 3) if multi_label else GOOD["targets"]
     table = tuple(TABLE.values()) if with_table else (None, None, None)
     torch.library.opcheck(
+        torch.ops.mixpipe.scale_gradient.default, (GOOD["logits"].detach(), torch.ones(()), 0.5)
+    )
+    torch.library.opcheck(
         torch.ops.mixpipe.composite_cross_entropy.default,
         (GOOD["logits"], targets, GOOD["weights"], *table, 1, None, 0.1, -100, True),
     )

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mixpipe import _C
 from mixpipe.kernels.checks import FLOATING, check_tensor, dtype_number, memory_layout
+from mixpipe.kernels.prepared import Prepared
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -132,7 +133,16 @@ torch.library.define(
 )
 
 
-def _compose_cpu(
+def _compose_cpu(out: Tensor, *given: Any) -> None:
+    prepare(out, *given).run_cpu()
+
+
+torch.library.impl("mixpipe::compose", "cpu", _compose_cpu)
+# Writes into `out` and returns nothing, so a fake has nothing to do.
+torch.library.register_fake("mixpipe::compose", lambda *_: None)
+
+
+def prepare(
     out: Tensor,
     patches: list[Tensor],
     source: Tensor,
@@ -143,35 +153,15 @@ def _compose_cpu(
     index_map: Tensor | None,
     scale: list[float],
     bias: list[float],
-) -> None:
-    parts = pack_parts(out, patches, source, regions, origins, flips, blend, index_map)
-    launch(out, parts.ctypes.data, source, blend, index_map, scale, bias).run_cpu(
-        torch.get_num_threads()
-    )
+) -> Prepared:
+    """Checks the op's arguments and packs the constituents as the kernels read them.
 
-
-torch.library.impl("mixpipe::compose", "cpu", _compose_cpu)
-# Writes into `out` and returns nothing, so a fake has nothing to do.
-torch.library.register_fake("mixpipe::compose", lambda *_: None)
-
-
-def pack_parts(
-    out: Tensor,
-    patches: list[Tensor],
-    source: Tensor,
-    regions: Tensor | None,
-    origins: Tensor | None,
-    flips: Tensor | None,
-    blend: Tensor | None,
-    index_map: Tensor | None,
-) -> NDArray[np.uint8]:
-    """Checks the arguments and packs the constituents as the kernels read them.
-
-    Returns uint8 [B, K, bytes of a part]: addresses, strides and regions with crop and mirror
-    worked in. Everything wrong with a batch is found here, before a launch.
+    The table is [B, K] of addresses, strides and regions with crop and mirror worked in. Everything
+    wrong with a batch is found here, before a launch.
     """
     places = check_places(out, source, regions, origins, flips, blend, index_map)
-    return _C.compose_parts(pixel_table(patches, "patches", out.device), *places)
+    parts = _C.compose_parts(pixel_table(patches, "patches", out.device), *places)
+    return prepare_composites(_C.compose, parts, out, blend, index_map, scale, bias)
 
 
 def check_places(
@@ -256,28 +246,26 @@ def pixel_table(tensors: list[Tensor], argument: str, device: torch.device) -> N
     return table
 
 
-def launch(
+def prepare_composites(
+    kernel: Callable[..., _C.Launch],
+    parts: NDArray[np.uint8],
     out: Tensor,
-    parts_address: int,
-    source: Tensor,
     blend: Tensor | None,
     index_map: Tensor | None,
     scale: list[float],
     bias: list[float],
-    kernel: Callable[..., _C.Launch] = _C.compose,
-) -> _C.Launch:
-    """The kernel's parameters and launch geometry for parts that lie at an address."""
-    batch, constituents = source.shape
-    return kernel(
-        parts=parts_address,
-        index_map=0 if index_map is None else index_map.data_ptr(),
-        out=out.data_ptr(),
-        batch=batch,
-        constituents=constituents,
-        size=(out.shape[2], out.shape[3]),
-        mode=_BLEND if blend is not None else _REGIONS if index_map is None else _INDEX_MAP,
-        dtype=dtype_number(out.dtype),
-        layout=memory_layout(out, "out"),
-        scale=tuple(scale),
-        bias=tuple(bias),
-    )
+) -> Prepared:
+    """A call of a kernel that makes composites of packed parts [B, K, bytes of a part]."""
+    arguments = {
+        "index_map": 0 if index_map is None else index_map.data_ptr(),
+        "out": out.data_ptr(),
+        "batch": parts.shape[0],
+        "constituents": parts.shape[1],
+        "size": tuple(out.shape[2:]),
+        "mode": _BLEND if blend is not None else _REGIONS if index_map is None else _INDEX_MAP,
+        "dtype": dtype_number(out.dtype),
+        "layout": memory_layout(out, "out"),
+        "scale": tuple(scale),
+        "bias": tuple(bias),
+    }
+    return Prepared(parts, lambda address: kernel(parts=address, **arguments))

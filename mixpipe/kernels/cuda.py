@@ -22,13 +22,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mixpipe import _C
-from mixpipe.kernels.compose import launch as compose_launch
-from mixpipe.kernels.compose import pack_parts
+from mixpipe.kernels.compose import prepare as prepare_composed
 from mixpipe.kernels.cross_entropy import check_values, prepare, results, scale_launch
 from mixpipe.kernels.debug import debugging
-from mixpipe.kernels.mix import launch as mix_launch
-from mixpipe.kernels.mix import pack_chains
-from mixpipe.kernels.resample import pack_resample_parts
+from mixpipe.kernels.mix import prepare as prepare_mix
+from mixpipe.kernels.prepared import Prepared
+from mixpipe.kernels.resample import prepare_resampled
 from mixpipe.kernels.select import RULES, Selection, check_select, unpack_selection
 from mixpipe.kernels.targets import check_pairs
 from mixpipe.kernels.targets import launch as targets_launch
@@ -109,6 +108,11 @@ class Launcher:
                     f"block {launch.block}, {launch.shared_bytes} bytes of shared memory and "
                     f"{launch.description}: {error}"
                 ) from error
+
+    def with_table(self, prepared: Prepared, device: torch.device) -> None:
+        """Brings the table of a prepared call to the device and launches it."""
+        staged = self.stage(prepared.table, device)
+        self(prepared.launch(staged.data_ptr()), device)
 
     def stage(self, array: NDArray[np.uint8], device: torch.device) -> Tensor:
         """The bytes on the device, for what its current stream does next; the host goes on.
@@ -246,65 +250,19 @@ def check_device(capability: tuple[int, int], name: str) -> None:
         )
 
 
-def compose(
-    launch: Launcher,
-    out: Tensor,
-    patches: list[Tensor],
-    source: Tensor,
-    regions: Tensor | None,
-    origins: Tensor | None,
-    flips: Tensor | None,
-    blend: Tensor | None,
-    index_map: Tensor | None,
-    scale: list[float],
-    bias: list[float],
-) -> None:
+def compose(launch: Launcher, out: Tensor, *given: Any) -> None:
     """The op of :func:`mixpipe.kernels.compose`."""
-    parts = pack_parts(out, patches, source, regions, origins, flips, blend, index_map)
-    staged = launch.stage(parts, out.device)
-    launch(
-        compose_launch(out, staged.data_ptr(), source, blend, index_map, scale, bias), out.device
-    )
+    launch.with_table(prepare_composed(out, *given), out.device)
 
 
-def compose_resampled(
-    launch: Launcher,
-    out: Tensor,
-    rectangles: list[Tensor],
-    windows: Tensor,
-    sizes: Tensor,
-    source: Tensor,
-    regions: Tensor | None,
-    origins: Tensor | None,
-    flips: Tensor | None,
-    blend: Tensor | None,
-    index_map: Tensor | None,
-    scale: list[float],
-    bias: list[float],
-) -> None:
+def compose_resampled(launch: Launcher, out: Tensor, *given: Any) -> None:
     """The op of :func:`mixpipe.kernels.compose_resampled`."""
-    parts = pack_resample_parts(
-        out, rectangles, windows, sizes, source, regions, origins, flips, blend, index_map
-    )
-    staged = launch.stage(parts, out.device)
-    given = (source, blend, index_map, scale, bias)
-    launch(compose_launch(out, staged.data_ptr(), *given, _C.compose_resampled), out.device)
+    launch.with_table(prepare_resampled(out, *given), out.device)
 
 
-def mix_(
-    launch: Launcher,
-    images: Tensor,
-    regions: Tensor | None,
-    weights: Tensor | None,
-    partners: Tensor | None,
-) -> None:
+def mix_(launch: Launcher, images: Tensor, *how: Tensor | None) -> None:
     """The op of :func:`mixpipe.kernels.mix_`."""
-    chains, links, mode = pack_chains(images, regions, weights, partners)
-    if not len(chains):
-        return
-    staged = launch.stage(np.concatenate([chains.reshape(-1), links.reshape(-1)]), images.device)
-    address = staged.data_ptr()
-    launch(mix_launch(images, address, address + chains.nbytes, len(chains), mode), images.device)
+    launch.with_table(prepare_mix(images, *how), images.device)
 
 
 def dense_targets(

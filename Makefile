@@ -26,7 +26,7 @@ lint: $(VENV)/installed ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'benchmarks/*.cu')
+	$(BIN)/clang-format --dry-run --Werror $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'benchmarks/*.h' 'benchmarks/*.cu')
 
 unit: $(VENV)/installed ## the tests
 	$(BIN)/pytest -n 2 --dist worksteal
@@ -34,7 +34,7 @@ unit: $(VENV)/installed ## the tests
 format: $(VENV)/installed ## let the formatters rewrite the sources
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'benchmarks/*.cu')
+	$(BIN)/clang-format -i $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'benchmarks/*.h' 'benchmarks/*.cu')
 
 clean: ## remove what was built here
 	rm -rf build dist runs *.egg-info mixpipe/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

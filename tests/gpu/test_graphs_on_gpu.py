@@ -105,14 +105,8 @@ def test_mix(kind: str) -> None:
 def test_a_training_step_over_two_epochs() -> None:
     """Model, loss, soft labels and backward in a graph; inputs composed into its memory before."""
     torch.manual_seed(0)
-    model = mixpipe.separate_regions(
-        torch.nn.Sequential(
-            torch.nn.Conv2d(3, 8, 3, padding=1),
-            torch.nn.AdaptiveAvgPool2d(1),
-            torch.nn.Flatten(),
-            torch.nn.Linear(8, CLASSES),
-        )
-    ).cuda()
+    maps, head = torch.nn.Conv2d(3, 8, 3, padding=1).cuda(), torch.nn.Linear(8, CLASSES).cuda()
+    pool, parameters = mixpipe.RegionPool(), [*maps.parameters(), *head.parameters()]
     patches, images = canvases(), torch.empty(BATCH, 3, *SIZE, device="cuda")
     tables = [mixpipe.LossTable(BATCH * K, device="cuda") for _ in range(2)]
     epoch = torch.zeros((), dtype=torch.int32, device="cuda")
@@ -126,9 +120,10 @@ def test_a_training_step_over_two_epochs() -> None:
     compose(patches, **plan(0), size=SIZE, out=images)
 
     def step(table: mixpipe.LossTable) -> tuple[Tensor, Tensor, list[Tensor]]:
-        loss = mixpipe.CompositeLoss(table)(model(images, target.regions), target)
+        logits = head(pool(maps(images), target.regions, SIZE))
+        loss = mixpipe.CompositeLoss(table)(logits, target)
         soft = dense_targets(target.classes, target.weights, CLASSES, smoothing=0.1)
-        return loss, soft, list(torch.autograd.grad(loss, list(model.parameters())))
+        return loss, soft, list(torch.autograd.grad(loss, parameters))
 
     graph, (loss, soft, gradients) = captured(lambda: step(tables[0]))
     close = {"rtol": 1e-4, "atol": 1e-5}  # a convolution need not add in the same order twice

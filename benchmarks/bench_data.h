@@ -9,6 +9,7 @@
 #include "../csrc/cross_entropy.cu"
 #include "../csrc/mix.cu"
 #include "../csrc/resample.cu"
+#include "../csrc/select.cu"
 #include "../csrc/targets.cu"
 #include "kernel_bench.h"
 
@@ -19,7 +20,7 @@ using namespace mixpipe;
 
 struct Options {
   std::string kernel;
-  int batch = 32, k = 0, size = 224, classes = 1000, runs = 20;
+  int batch = 32, k = 0, size = 224, classes = 1000, samples = 1281167, runs = 20;
   int dtype = -1, layout = -1;  // -1: all but bf16
   bool check = false;
 };
@@ -122,6 +123,9 @@ Kernel<CrossEntropyParams> cross_entropy_kernel(const CrossEntropyParams& p) {
   {                               \
     name##_4, name##_8, name##_22 \
   }
+  static const Kernel<CrossEntropyParams> sigmoid[3] = {
+      sigmoid_cross_entropy_f32, sigmoid_cross_entropy_f16, sigmoid_cross_entropy_bf16};
+  if (p.labels) return sigmoid[p.dtype];
   static const Kernel<CrossEntropyParams> kernels[3][3] = {BY_ITEMS(softmax_cross_entropy_f32),
                                                            BY_ITEMS(softmax_cross_entropy_f16),
                                                            BY_ITEMS(softmax_cross_entropy_bf16)};

@@ -8,9 +8,14 @@
 namespace kernel_bench {
 namespace {
 
-Case compose_case(const Options& o, i32 dtype, i32 layout, int k) {
+const char* const kModes[] = {"compose", "compose blend", "compose index_map"};
+
+// Regions side by side; or whole canvases, blended or shown in squares of 16 pixels by an index
+// map.
+Case compose_case(const Options& o, i32 mode, i32 dtype, i32 layout, int k) {
   const int n = o.size;
-  const std::vector<Region> regions = divide_canvas(k, n);
+  const std::vector<Region> regions =
+      mode == kRegions ? divide_canvas(k, n) : std::vector<Region>((size_t)k, Region{0, 0, n, n});
   // Patches one after another, as a decoder leaves them.
   size_t total = 0;
   for (const Region& r : regions) total += 3 * (size_t)height(r) * (size_t)width(r);
@@ -28,6 +33,7 @@ Case compose_case(const Options& o, i32 dtype, i32 layout, int k) {
       const bool mirrored = (b + j) % 2 == 1;
       ComposePart part{};
       part.region = r;
+      part.weight = (float)(j + 1) / (float)(k * (k + 1) / 2);
       part.row_stride = 3 * width(r);
       part.column_stride = mirrored ? -3 : 3;
       offsets.push_back(offset + (mirrored ? 3 * (size_t)(width(r) - 1) : 0));
@@ -36,16 +42,21 @@ Case compose_case(const Options& o, i32 dtype, i32 layout, int k) {
       offset += 3 * (size_t)height(r) * (size_t)width(r);
     }
   auto device_parts = std::make_shared<DeviceArray<ComposePart>>(parts);
+  std::vector<u8> shown;
+  for (int i = 0; mode == kIndexMap && i < o.batch * n * n; ++i)
+    shown.push_back((u8)((i / n % n / 16 + i % n / 16) % k));
+  auto index_map = std::make_shared<DeviceArray<u8>>(shown);
   const size_t count = 3 * (size_t)n * (size_t)n * (size_t)o.batch;
   auto out = std::make_shared<DeviceArray<u8>>(count * (size_t)element_size(dtype));
 
   ComposeParams p{};
   p.parts = device_parts->data();
+  p.index_map = index_map->data();
   p.out = out->data();
   p.batch = o.batch;
   p.constituents = k;
   p.height = p.width = n;
-  p.mode = kRegions;
+  p.mode = mode;
   p.dtype = dtype;
   p.layout = layout;
   for (int c = 0; c < 3; ++c) p.scale[c] = 1.0f / (255.0f * 0.225f), p.bias[c] = -0.45f / 0.225f;
@@ -53,29 +64,38 @@ Case compose_case(const Options& o, i32 dtype, i32 layout, int k) {
   const auto kernel = compose_kernel(p);
 
   Case item;
-  item.name = join("compose", kDTypes[dtype], kLayouts[layout], number("k", k),
+  item.name = join(kModes[mode], kDTypes[dtype], kLayouts[layout], number("k", k),
                    number("b", o.batch), number("size", n));
-  item.bytes = (double)(patches->bytes() + out->bytes() + device_parts->bytes());
-  item.memory = {patches, device_parts, out};
+  // Of each pixel as many constituents are read as show: all of a blend, else one.
+  item.bytes = (double)((mode == kBlend ? patches->bytes() : count) + index_map->bytes() +
+                        out->bytes() + device_parts->bytes());
+  item.memory = {patches, device_parts, index_map, out};
   item.reset = [out] { out->reset(); };
   item.launch = [=] { start(kernel, geometry, p); };
   item.check = [=] {
     const std::vector<u8>& in = patches->first();
     std::vector<u8> want(out->bytes());
+    std::vector<float> sums(count);
     for (int b = 0; b < o.batch; ++b)
       for (int j = 0; j < k; ++j) {
-        const size_t i = (size_t)b * (size_t)k + (size_t)j;
+        const size_t i = (size_t)b * (size_t)k + (size_t)j, image = (size_t)b * (size_t)(n * n);
         const Region r = regions[(size_t)j];
         for (i32 y = r.y0; y < r.y1; ++y)
-          for (i32 x = r.x0; x < r.x1; ++x)
+          for (i32 x = r.x0; x < r.x1; ++x) {
+            if (mode == kIndexMap && shown[image + (size_t)(y * n + x)] != j) continue;
             for (i32 c = 0; c < 3; ++c) {
               const i64 at = (i64)offsets[i] + (i64)(y - r.y0) * parts[i].row_stride +
                              (i64)(x - r.x0) * parts[i].column_stride + c;
-              set_element(want, dtype,
-                          (size_t)b * 3 * (size_t)n * (size_t)n + place(layout, n, c, y, x),
-                          std::fmaf((float)in[(size_t)at], p.scale[c], p.bias[c]));
+              const float weight = mode == kBlend ? parts[i].weight : 1.0f;
+              float& sum = sums[3 * image + place(layout, n, c, y, x)];
+              sum = std::fmaf(weight, (float)in[(size_t)at], sum);
             }
+          }
       }
+    for (size_t i = 0; i < count; ++i) {
+      const size_t c = layout == kNHWC ? i % 3 : i / (size_t)(n * n) % 3;
+      set_element(want, dtype, i, std::fmaf(sums[i], p.scale[c], p.bias[c]));
+    }
     return compare(out->read(), want, dtype);
   };
   return item;

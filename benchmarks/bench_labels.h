@@ -68,7 +68,43 @@ Case targets_case(const Options& o, i32 dtype, int k) {
   return item;
 }
 
-Case cross_entropy_case(const Options& o, i32 dtype, int k) {
+// What a row of logits must give: its loss without smoothing and with, and d loss / d logits.
+struct RowResult {
+  double plain, smoothed;
+  std::vector<double> gradient;
+};
+
+RowResult softmax_result(const std::vector<double>& x, size_t own, double smoothing) {
+  const double highest = *std::max_element(x.begin(), x.end()), classes = (double)x.size();
+  double sum = 0, mean = 0;
+  for (double value : x) {
+    sum += std::exp(value - highest);
+    mean += (highest - value) / classes;
+  }
+  mean += std::log(sum);
+  RowResult row{std::log(sum) + highest - x[own], 0, {}};
+  row.smoothed = (1 - smoothing) * row.plain + smoothing * mean;
+  for (size_t c = 0; c < x.size(); ++c)
+    row.gradient.push_back(std::exp(x[c] - highest) / sum - (1 - smoothing) * (c == own) -
+                           smoothing / classes);
+  return row;
+}
+
+RowResult sigmoid_result(const std::vector<double>& x, const float* labels, double smoothing) {
+  const double classes = (double)x.size();
+  RowResult row{0, 0, {}};
+  for (size_t c = 0; c < x.size(); ++c) {
+    const double label = labels[c], towards = (1 - smoothing) * label + smoothing / 2;
+    const double softplus = std::max(x[c], 0.0) + std::log1p(std::exp(-std::fabs(x[c])));
+    row.plain += (softplus - x[c] * label) / classes;
+    row.smoothed += (softplus - x[c] * towards) / classes;
+    row.gradient.push_back((1 / (1 + std::exp(-x[c])) - towards) / classes);
+  }
+  return row;
+}
+
+// Every constituent has logits of its own, and a class or, multi-label, a target for each class.
+Case cross_entropy_case(const Options& o, bool multi_label, i32 dtype, int k) {
   const int num_classes = o.classes, rows = o.batch * k;
   const Pairs pairs(o.batch, k, num_classes);
   const size_t count = (size_t)rows * (size_t)num_classes;
@@ -76,6 +112,10 @@ Case cross_entropy_case(const Options& o, i32 dtype, int k) {
   auto classes = std::make_shared<DeviceArray<i64>>(pairs.classes);
   auto ids = std::make_shared<DeviceArray<i64>>(pairs.ids);
   auto weights = std::make_shared<DeviceArray<float>>(pairs.weights);
+  std::vector<float> targets(multi_label ? count : 0);
+  Random random(8);
+  for (float& target : targets) target = random.uniform();
+  auto labels = std::make_shared<DeviceArray<float>>(targets);
   auto gradient = std::make_shared<DeviceArray<u8>>(logits->bytes());
   // per_constituent, table_losses, smoothed and the loss in one array
   auto losses = std::make_shared<DeviceArray<float>>((size_t)(3 * rows + 1));
@@ -83,7 +123,10 @@ Case cross_entropy_case(const Options& o, i32 dtype, int k) {
 
   CrossEntropyParams p{};
   p.logits = logits->data();
-  p.classes = classes->data();
+  if (multi_label)
+    p.labels = labels->data();
+  else
+    p.classes = classes->data();
   p.weights = weights->data();
   p.ids = ids->data();
   p.gradient = gradient->data();
@@ -106,12 +149,12 @@ Case cross_entropy_case(const Options& o, i32 dtype, int k) {
   const auto kernel = cross_entropy_kernel(p);
 
   Case item;
-  item.name = join("composite_cross_entropy", kDTypes[dtype], number("k", k), number("b", o.batch),
-                   number("classes", num_classes));
-  item.bytes = (double)(logits->bytes() + gradient->bytes() + classes->bytes() + ids->bytes() +
-                        weights->bytes()) +
+  item.name = join(multi_label ? "multi_label" : "composite_cross_entropy", kDTypes[dtype],
+                   number("k", k), number("b", o.batch), number("classes", num_classes));
+  item.bytes = (double)(logits->bytes() + gradient->bytes() + ids->bytes() + weights->bytes() +
+                        (multi_label ? labels->bytes() : classes->bytes())) +
                12.0 * rows;
-  item.memory = {logits, classes, ids, weights, gradient, losses, epochs};
+  item.memory = {logits, classes, labels, ids, weights, gradient, losses, epochs};
   item.reset = [losses, epochs] { losses->reset(), epochs->reset(); };
   item.launch = [=] { start(kernel, geometry, p); };
   item.check = [=] {
@@ -123,27 +166,19 @@ Case cross_entropy_case(const Options& o, i32 dtype, int k) {
     double loss = 0;
     for (int i = 0; i < rows; ++i) {
       const size_t row = (size_t)i * (size_t)num_classes;
-      double highest = -INFINITY, sum = 0, mean = 0;
-      for (int c = 0; c < num_classes; ++c)
-        highest = std::max(highest, (double)element(in, dtype, row + (size_t)c));
-      for (int c = 0; c < num_classes; ++c) {
-        const double x = element(in, dtype, row + (size_t)c) - highest;
-        sum += std::exp(x);
-        mean -= x / num_classes;
-      }
-      mean += std::log(sum);
-      const size_t own = (size_t)pairs.classes[(size_t)i];
-      const double plain = std::log(sum) + highest - element(in, dtype, row + own);
+      std::vector<double> x;
+      for (int c = 0; c < num_classes; ++c) x.push_back(element(in, dtype, row + (size_t)c));
+      const RowResult want = multi_label
+                                 ? sigmoid_result(x, &targets[row], p.smoothing)
+                                 : softmax_result(x, (size_t)pairs.classes[(size_t)i], p.smoothing);
       const double weight = pairs.weights[(size_t)i];
-      loss += weight * (0.9 * plain + 0.1 * mean) / o.batch;
-      check(std::fabs(found[(size_t)i] - plain) <= 1e-5 * plain + 1e-6);
+      loss += weight * want.smoothed / o.batch;
+      check(std::fabs(found[(size_t)i] - want.plain) <= 1e-5 * want.plain + 1e-6);
       check(found[(size_t)(rows + i)] == found[(size_t)i]);
       for (int c = 0; c < num_classes; ++c) {
-        const double x = element(in, dtype, row + (size_t)c) - highest;
-        const double want =
-            weight * (std::exp(x) / sum - 0.9 * ((size_t)c == own) - 0.1 / num_classes);
         const double value = element(got, dtype, row + (size_t)c);
-        check(std::fabs(value - want) <= tolerance * std::fabs(want) + 1e-7);
+        const double slope = weight * want.gradient[(size_t)c];
+        check(std::fabs(value - slope) <= tolerance * std::fabs(slope) + 1e-7);
       }
     }
     check(std::fabs(found[(size_t)(3 * rows)] - loss) <= 1e-5 * loss);

@@ -3,18 +3,22 @@
 //
 //   nvcc -std=c++17 -O3 -arch=sm_80 benchmarks/kernels.cu -o kernel_bench
 //   kernel_bench [--kernel NAME] [--batch B] [--k K] [--dtype f32|f16|bf16] [--layout nchw|nhwc]
-//                [--size PIXELS] [--classes C] [--check] [--runs R]
+//                [--size PIXELS] [--classes C] [--samples N] [--check] [--runs R]
 //
-// NAME is compose, resample, mix, targets or cross_entropy. Without an option every value is run
-// that the kernel has, except bf16, which has to be asked for. One line a case: bytes that must
+// NAME is compose, blend, index_map, resample, mix, targets, cross_entropy, multi_label or select
+// (from a table of N losses, for K tiers). Without an option every value is run that the kernel
+// has, except bf16, which has to be asked for. One line a case: bytes that must
 // move, time, bandwidth, and the copy's time over the kernel's. Exit status 1: a check found a
 // difference.
 #include "bench_images.h"
 #include "bench_labels.h"
+#include "bench_select.h"
 #include "kernel_bench.h"
 
 namespace kernel_bench {
 namespace {
+
+const char* const kComposeNames[] = {"compose", "blend", "index_map"};  // by mode
 
 bool run_all(const Options& o) {
   bool right = true;
@@ -25,13 +29,22 @@ bool run_all(const Options& o) {
       if (o.k ? k != o.k : k == 3) continue;
       for (i32 layout : {kNCHW, kNHWC}) {
         if (o.layout >= 0 && layout != o.layout) continue;
-        if (wanted("compose")) right &= run(compose_case(o, dtype, layout, k), o.runs, o.check);
+        for (i32 mode : {kRegions, kBlend, kIndexMap})
+          if (wanted(kComposeNames[mode]) && (mode == kRegions || k > 1))
+            right &= run(compose_case(o, mode, dtype, layout, k), o.runs, o.check);
         if (wanted("resample")) right &= run(resample_case(o, dtype, layout, k), o.runs, o.check);
         if (wanted("mix")) right &= run(mix_case(o, dtype, layout, k), o.runs, o.check);
       }
       if (wanted("targets")) right &= run(targets_case(o, dtype, k), o.runs, o.check);
-      if (wanted("cross_entropy")) right &= run(cross_entropy_case(o, dtype, k), o.runs, o.check);
+      for (bool multi_label : {false, true})
+        if (wanted(multi_label ? "multi_label" : "cross_entropy"))
+          right &= run(cross_entropy_case(o, multi_label, dtype, k), o.runs, o.check);
     }
+  }
+  for (int tiers : {1, 2, 3, 4}) {
+    if (!wanted("select") || (o.k ? tiers != o.k : tiers != 2)) continue;
+    for (i32 rule : {kMean, kShare, kBudget})
+      right &= run(select_case(o, rule, tiers), o.runs, o.check);
   }
   return right;
 }
@@ -39,10 +52,11 @@ bool run_all(const Options& o) {
 [[noreturn]] void usage(const char* complaint) {
   std::fprintf(stderr,
                "kernel_bench: %s\n"
-               "usage: kernel_bench [--kernel compose|resample|mix|targets|cross_entropy]\n"
+               "usage: kernel_bench [--kernel compose|blend|index_map|resample|mix|targets|"
+               "cross_entropy|multi_label|select]\n"
                "       [--batch B] [--k 1..4] [--dtype f32|f16|bf16] [--layout nchw|nhwc] [--size "
                "PIXELS] [--classes C]\n"
-               "       [--check] [--runs R]\n",
+               "       [--samples N] [--check] [--runs R]\n",
                complaint);
   std::exit(2);
 }
@@ -62,7 +76,9 @@ int positive(const std::string& value, int most) {
 }
 
 Options parse(int count, char** words) {
-  static const char* const kernels[] = {"compose", "resample", "mix", "targets", "cross_entropy"};
+  static const char* const kernels[] = {"compose",       "blend",       "index_map",
+                                        "resample",      "mix",         "targets",
+                                        "cross_entropy", "multi_label", "select"};
   Options o;
   for (int i = 1; i < count; ++i) {
     const std::string name = words[i];
@@ -86,6 +102,8 @@ Options parse(int count, char** words) {
       o.size = positive(value, 4096);
     } else if (name == "--classes") {
       o.classes = positive(value, kMaxCudaClasses);
+    } else if (name == "--samples") {
+      o.samples = positive(value, 1 << 30);
     } else if (name == "--runs") {
       o.runs = positive(value, 1000000);
     } else {

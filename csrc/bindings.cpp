@@ -6,6 +6,7 @@
 
 #include <string.h>
 
+#include <algorithm>
 #include <array>
 #include <functional>
 #include <initializer_list>
@@ -19,6 +20,7 @@
 #include "cpu.h"
 #include "device_sources.h"
 #include "select.h"
+#include "stage.h"
 
 namespace py = pybind11;
 using namespace mixpipe;
@@ -443,9 +445,10 @@ Launch dense_targets(u64 classes, u64 weights, u64 out, i32 batch, i32 constitue
 
 Launch cross_entropy(u64 logits, u64 classes, u64 labels, u64 weights, u64 ids, u64 gradient,
                      u64 per_constituent, u64 loss, u64 table_losses, u64 table_epochs,
-                     u64 smoothed, u64 finished_blocks, i64 table_size, i64 ignore_index, i32 batch,
-                     i32 constituents, i32 num_classes, i32 rows_per_composite, i32 epoch,
-                     i32 dtype, float smoothing, float gradient_scale) {
+                     u64 epoch_now, u64 smoothed, u64 finished_blocks, i64 table_size,
+                     i64 ignore_index, i32 batch, i32 constituents, i32 num_classes,
+                     i32 rows_per_composite, i32 epoch, i32 dtype, float smoothing,
+                     float gradient_scale) {
   CrossEntropyParams p{};
   p.logits = pointer<const void>(logits);
   p.classes = pointer<const i64>(classes);
@@ -457,6 +460,7 @@ Launch cross_entropy(u64 logits, u64 classes, u64 labels, u64 weights, u64 ids, 
   p.loss = pointer<float>(loss);
   p.table_losses = pointer<float>(table_losses);
   p.table_epochs = pointer<i32>(table_epochs);
+  p.epoch_now = pointer<const i32>(epoch_now);
   p.smoothed = pointer<float>(smoothed);
   p.finished_blocks = pointer<i32>(finished_blocks);
   p.table_size = table_size;
@@ -490,6 +494,24 @@ Launch scale_gradient(u64 gradient, u64 grad_loss, u64 result, i64 count, float 
                       dtype};
   return make_launch("cross_entropy.cu", std::string("scale_gradient_") + dtype_name(dtype), p,
                      scale_prepare(p), describe({{"elements", count}}), &scale_gradient_cpu);
+}
+
+// The launches that write bytes to an address, in 4 KB each. There is no CPU kernel.
+std::vector<Launch> stage(const Array<u8>& table, u64 to) {
+  if (table.size() % 4)
+    throw py::value_error("table has " + std::to_string(table.size()) +
+                          " bytes, expected a multiple of 4");
+  const i64 words = table.size() / 4;
+  std::vector<Launch> launches;
+  for (i64 first = 0; first < words; first += kStageWords) {
+    StageParams p{};
+    p.to = pointer<u32>(to) + first;
+    p.count = (i32)std::min<i64>(kStageWords, words - first);
+    memcpy(p.words, table.data() + 4 * first, 4 * (size_t)p.count);
+    launches.push_back(make_launch<StageParams>("stage.cu", "stage", p, {1, kStageThreads, 0},
+                                                describe({{"words", p.count}}), nullptr));
+  }
+  return launches;
 }
 
 // The launches that find and mark the lowest samples, in their order. There is no CPU kernel: on
@@ -603,13 +625,16 @@ PYBIND11_MODULE(_C, module) {
   module.def("cross_entropy", &cross_entropy, py::kw_only(), py::arg("logits"), py::arg("classes"),
              py::arg("labels"), py::arg("weights"), py::arg("ids"), py::arg("gradient"),
              py::arg("per_constituent"), py::arg("loss"), py::arg("table_losses"),
-             py::arg("table_epochs"), py::arg("smoothed"), py::arg("finished_blocks"),
-             py::arg("table_size"), py::arg("ignore_index"), py::arg("batch"),
-             py::arg("constituents"), py::arg("num_classes"), py::arg("rows_per_composite"),
-             py::arg("epoch"), py::arg("dtype"), py::arg("smoothing"), py::arg("gradient_scale"));
+             py::arg("table_epochs"), py::arg("epoch_now"), py::arg("smoothed"),
+             py::arg("finished_blocks"), py::arg("table_size"), py::arg("ignore_index"),
+             py::arg("batch"), py::arg("constituents"), py::arg("num_classes"),
+             py::arg("rows_per_composite"), py::arg("epoch"), py::arg("dtype"),
+             py::arg("smoothing"), py::arg("gradient_scale"));
   module.def("scale_gradient", &scale_gradient, py::kw_only(), py::arg("gradient"),
              py::arg("grad_loss"), py::arg("result"), py::arg("count"), py::arg("factor"),
              py::arg("dtype"));
+
+  module.def("stage", &stage, py::arg("table"), py::arg("to"));
 
   module.attr("MAX_TIERS") = kMaxTiers;
   module.attr("MOST_SELECT_BLOCKS") = kMostSelectBlocks;

@@ -24,7 +24,7 @@ __device__ inline void write_entry(const CrossEntropyParams& p, i32 i) {
   later = __syncthreads_or(later);
   if (later || threadIdx.x != 0) return;
   p.table_losses[p.ids[i]] = p.per_constituent[i];
-  p.table_epochs[p.ids[i]] = p.epoch;
+  p.table_epochs[p.ids[i]] = epoch_of(p);
 }
 
 // Writes the table's entries of this row, and the total loss when all other rows are done.
@@ -215,11 +215,13 @@ __device__ inline void scale_thread(const ScaleParams& p) {
       softmax_cross_entropy_##name(const mixpipe::CrossEntropyParams params) {  \
     mixpipe::softmax_row<T, items, threads>(params);                            \
   }
+// 6 blocks of 256 threads fill most multiprocessors, and leave enough registers that none is
+// spilled: without a number the compiler may go for 8.
 #define MIXPIPE_LOSSES(dtype, T)                                                \
   MIXPIPE_SOFTMAX(dtype##_4, T, 4, 0)                                           \
   MIXPIPE_SOFTMAX(dtype##_8, T, 8, mixpipe::kMostSoftmaxThreads)                \
   MIXPIPE_SOFTMAX(dtype##_22, T, 22, mixpipe::kMostSoftmaxThreads)              \
-  extern "C" __global__ void __launch_bounds__(mixpipe::kSigmoidThreads)        \
+  extern "C" __global__ void __launch_bounds__(mixpipe::kSigmoidThreads, 6)     \
       sigmoid_cross_entropy_##dtype(const mixpipe::CrossEntropyParams params) { \
     mixpipe::sigmoid_row<T>(params);                                            \
   }                                                                             \

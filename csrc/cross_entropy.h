@@ -24,6 +24,7 @@ struct CrossEntropyParams {
   const float* labels;   // [B, K, C] multi-label targets; null with classes
   const float* weights;  // [B, K]
   const i64* ids;        // [B, K], -1: no entry; null: no table
+  const i32* epoch_now;  // [1], the table's new epochs; null: epoch
   // outputs
   void* gradient;          // as logits: d loss / d logits * B * gradient_scale; null: none
   float* per_constituent;  // [B, K]
@@ -39,7 +40,7 @@ struct CrossEntropyParams {
   i32 batch, constituents, num_classes;
   i32 rows_per_composite;  // 1 or constituents
   // form
-  i32 epoch, dtype;
+  i32 epoch, dtype;  // epoch: where epoch_now is null
   float smoothing;
   float gradient_scale;
 };
@@ -84,6 +85,10 @@ MIXPIPE_INLINE bool takes_part(const CrossEntropyParams& p, i32 i) {
 // Whether the table gets an entry for constituent i, this one or a later one of the same id.
 MIXPIPE_INLINE bool has_entry(const CrossEntropyParams& p, i32 i) {
   return p.ids && p.ids[i] >= 0 && p.ids[i] < p.table_size && takes_part(p, i);
+}
+
+MIXPIPE_INLINE i32 epoch_of(const CrossEntropyParams& p) {
+  return p.epoch_now ? *p.epoch_now : p.epoch;
 }
 
 // scale_gradient: result = gradient * (grad_loss[0] * factor), the backward pass of the loss.

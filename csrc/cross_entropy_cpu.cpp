@@ -204,7 +204,7 @@ void cross_entropy_as(const CrossEntropyParams& p, int threads) {
     loss += weighted[i];
     if (!has_entry(p, i)) continue;
     p.table_losses[p.ids[i]] = p.per_constituent[i];
-    p.table_epochs[p.ids[i]] = p.epoch;
+    p.table_epochs[p.ids[i]] = epoch_of(p);
   }
   p.loss[0] = (float)(p.batch > 0 ? loss / p.batch : 0.0);
 }

@@ -170,6 +170,7 @@ def cross_entropy(
     loss: int,
     table_losses: int,
     table_epochs: int,
+    epoch_now: int,
     smoothed: int,
     finished_blocks: int,
     table_size: int,
@@ -186,6 +187,9 @@ def cross_entropy(
 def scale_gradient(
     *, gradient: int, grad_loss: int, result: int, count: int, factor: float, dtype: int
 ) -> Launch: ...
+def stage(table: NDArray[np.uint8], to: int) -> list[Launch]:
+    """The launches that write bytes, a multiple of 4, to an address. They have no CPU kernel."""
+
 def select_lowest(
     *,
     losses: int,

@@ -29,7 +29,8 @@ class CompositeTarget(NamedTuple):
         regions: int32 ``[B, K, 4]``, ``(y0, x0, y1, x1)`` in canvas pixels, half open; later
             constituents lie over earlier ones. All zero in a blend, which has no regions.
             With an index map they are its bounding boxes.
-        epoch: the epoch that the batch belongs to; the loss table notes it beside each loss.
+        epoch: the epoch that the batch belongs to; the loss table notes it beside each loss. From
+            the loader a number; an int32 scalar on the device serves a CUDA graph.
         index_map: uint8 ``[B, H, W]``, the constituent that each pixel shows, where the policy
             has a layout of ``@mixpipe.layout``; else None.
         windows: float32 ``[B, K, 4]``, the part of its image that a constituent's region shows,
@@ -42,7 +43,7 @@ class CompositeTarget(NamedTuple):
     weights: Tensor
     ids: Tensor
     regions: Tensor
-    epoch: int = 0
+    epoch: int | Tensor = 0
     index_map: Tensor | None = None
     windows: Tensor | None = None
     flips: Tensor | None = None

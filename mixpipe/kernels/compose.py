@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mixpipe import _C
 from mixpipe.kernels.checks import FLOATING, check_tensor, dtype_number, memory_layout
+from mixpipe.kernels.prepared import Prepared
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -42,6 +43,10 @@ def compose(
     Equivalent, for one constituent and no flip, to
     ``(patch.permute(2, 0, 1) / 255 - mean) / std`` pasted into its region: exactly
     ``fmaf(pixel, 1 / (255 * std), -mean / std)`` in float32, rounded once to ``dtype``.
+
+    In a CUDA graph, source, regions, origins, flips and blend are those of the capture: a replay
+    reads pixels and index map anew, at the same addresses. For a plan that changes, compose into
+    the graph's input (``out``) before each replay.
 
     Args:
         patches: P tensors uint8 [h, w, 3] on the device of the result; rows may be padded
@@ -90,11 +95,11 @@ def make_composites(
 ) -> Tensor:
     """``out``, or a new result [B, 3, H, W], on the device of the pixels."""
     check_tensor(source, "source", dtypes=torch.int32, shape=(None, None))
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"size is {tuple(size)}, expected a height and a width of at least 1")
     batch, height, width = source.shape[0], *size
     if out is None:
         dtype_number(dtype)
-        if height < 1 or width < 1:
-            raise ValueError(f"size is {tuple(size)}, expected a height and a width of at least 1")
         if index_map is not None:
             device = index_map.device
         else:
@@ -114,6 +119,10 @@ def make_composites(
 
 def scale_and_bias(mean: Sequence[float], std: Sequence[float]) -> tuple[list[float], list[float]]:
     """Per channel, of values in 0..255: what the kernels multiply by and add."""
+    if len(mean) != 3 or len(std) != 3:
+        raise ValueError(f"mean and std have {len(mean)} and {len(std)} numbers, expected 3 each")
+    if not all(s > 0 for s in std):
+        raise ValueError(f"std is {tuple(std)}, expected numbers above 0")
     return [1.0 / (255.0 * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)]
 
 
@@ -124,7 +133,16 @@ torch.library.define(
 )
 
 
-def _compose_cpu(
+def _compose_cpu(out: Tensor, *given: Any) -> None:
+    prepare(out, *given).run_cpu()
+
+
+torch.library.impl("mixpipe::compose", "cpu", _compose_cpu)
+# Writes into `out` and returns nothing, so a fake has nothing to do.
+torch.library.register_fake("mixpipe::compose", lambda *_: None)
+
+
+def prepare(
     out: Tensor,
     patches: list[Tensor],
     source: Tensor,
@@ -135,35 +153,15 @@ def _compose_cpu(
     index_map: Tensor | None,
     scale: list[float],
     bias: list[float],
-) -> None:
-    parts = pack_parts(out, patches, source, regions, origins, flips, blend, index_map)
-    launch(out, parts.ctypes.data, source, blend, index_map, scale, bias).run_cpu(
-        torch.get_num_threads()
-    )
+) -> Prepared:
+    """Checks the op's arguments and packs the constituents as the kernels read them.
 
-
-torch.library.impl("mixpipe::compose", "cpu", _compose_cpu)
-# Writes into `out` and returns nothing, so a fake has nothing to do.
-torch.library.register_fake("mixpipe::compose", lambda *_: None)
-
-
-def pack_parts(
-    out: Tensor,
-    patches: list[Tensor],
-    source: Tensor,
-    regions: Tensor | None,
-    origins: Tensor | None,
-    flips: Tensor | None,
-    blend: Tensor | None,
-    index_map: Tensor | None,
-) -> NDArray[np.uint8]:
-    """Checks the arguments and packs the constituents as the kernels read them.
-
-    Returns uint8 [B, K, bytes of a part]: addresses, strides and regions with crop and mirror
-    worked in. Everything wrong with a batch is found here, before a launch.
+    The table is [B, K] of addresses, strides and regions with crop and mirror worked in. Everything
+    wrong with a batch is found here, before a launch.
     """
     places = check_places(out, source, regions, origins, flips, blend, index_map)
-    return _C.compose_parts(pixel_table(patches, "patches", out.device), *places)
+    parts = _C.compose_parts(pixel_table(patches, "patches", out.device), *places)
+    return prepare_composites(_C.compose, parts, out, blend, index_map, scale, bias)
 
 
 def check_places(
@@ -211,6 +209,10 @@ def check_places(
             device=out.device,
             contiguous=True,
         )
+        if index_map.numel() >= 2**31:
+            raise ValueError(
+                f"index_map has shape {list(index_map.shape)}, expected fewer than 2**31 pixels"
+            )
     return (
         source.contiguous().numpy(),
         None if blend is not None or regions is None else regions.contiguous().numpy(),
@@ -244,28 +246,26 @@ def pixel_table(tensors: list[Tensor], argument: str, device: torch.device) -> N
     return table
 
 
-def launch(
+def prepare_composites(
+    kernel: Callable[..., _C.Launch],
+    parts: NDArray[np.uint8],
     out: Tensor,
-    parts_address: int,
-    source: Tensor,
     blend: Tensor | None,
     index_map: Tensor | None,
     scale: list[float],
     bias: list[float],
-    kernel: Callable[..., _C.Launch] = _C.compose,
-) -> _C.Launch:
-    """The kernel's parameters and launch geometry for parts that lie at an address."""
-    batch, constituents = source.shape
-    return kernel(
-        parts=parts_address,
-        index_map=0 if index_map is None else index_map.data_ptr(),
-        out=out.data_ptr(),
-        batch=batch,
-        constituents=constituents,
-        size=(out.shape[2], out.shape[3]),
-        mode=_BLEND if blend is not None else _REGIONS if index_map is None else _INDEX_MAP,
-        dtype=dtype_number(out.dtype),
-        layout=memory_layout(out, "out"),
-        scale=tuple(scale),
-        bias=tuple(bias),
-    )
+) -> Prepared:
+    """A call of a kernel that makes composites of packed parts [B, K, bytes of a part]."""
+    arguments = {
+        "index_map": 0 if index_map is None else index_map.data_ptr(),
+        "out": out.data_ptr(),
+        "batch": parts.shape[0],
+        "constituents": parts.shape[1],
+        "size": tuple(out.shape[2:]),
+        "mode": _BLEND if blend is not None else _REGIONS if index_map is None else _INDEX_MAP,
+        "dtype": dtype_number(out.dtype),
+        "layout": memory_layout(out, "out"),
+        "scale": tuple(scale),
+        "bias": tuple(bias),
+    }
+    return Prepared(parts, lambda address: kernel(parts=address, **arguments))

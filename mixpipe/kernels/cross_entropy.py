@@ -23,7 +23,7 @@ def composite_cross_entropy(
     ids: Tensor | None = None,
     table_losses: Tensor | None = None,
     table_epochs: Tensor | None = None,
-    epoch: int = 0,
+    epoch: int | Tensor = 0,
     label_smoothing: float = 0.0,
     ignore_index: int = -100,
 ) -> tuple[Tensor, Tensor]:
@@ -35,7 +35,8 @@ def composite_cross_entropy(
 
     A constituent takes part when its weight is not 0 and its class is not ``ignore_index``. Only
     then is its table entry written. Of several entries for one id in a batch, the last in the
-    order of (b, k) stays.
+    order of (b, k) stays. All is read from the device: a CUDA graph's replay takes tensors as they
+    are then, ``epoch`` too where it is one.
 
     Args:
         logits: float32, float16 or bfloat16, [B, C] (one row for all constituents) or [B, K, C].
@@ -45,7 +46,8 @@ def composite_cross_entropy(
         ids: int64 [B, K], the samples' rows in the table; -1: none.
         table_losses: float32 [N], written: the loss without smoothing.
         table_epochs: int32 [N], written: `epoch`.
-        epoch: the epoch in hand.
+        epoch: the epoch in hand: a number, or an int32 scalar on the device of the logits, which
+            is read when the kernel runs (for a CUDA graph that serves several epochs).
         label_smoothing: in [0, 1]; for multi-label targets towards one half.
         ignore_index: the class of constituents that take no part.
 
@@ -66,7 +68,8 @@ def composite_cross_entropy(
         ids,
         table_losses,
         table_epochs,
-        epoch,
+        0 if isinstance(epoch, Tensor) else epoch,
+        epoch if isinstance(epoch, Tensor) else None,
         label_smoothing,
         ignore_index,
         differentiable,
@@ -126,6 +129,7 @@ class Arguments:
     table_losses: Tensor | None
     table_epochs: Tensor | None
     epoch: int
+    epoch_now: Tensor | None
     smoothing: float
     ignore_index: int
     loss: Tensor
@@ -149,6 +153,7 @@ class Arguments:
             loss=self.loss.data_ptr(),
             table_losses=_address(self.table_losses),
             table_epochs=_address(self.table_epochs),
+            epoch_now=_address(self.epoch_now),
             smoothed=_address(smoothed),
             finished_blocks=_address(finished_blocks),
             table_size=0 if self.table_losses is None else len(self.table_losses),
@@ -172,6 +177,7 @@ def prepare(
     table_losses: Tensor | None,
     table_epochs: Tensor | None,
     epoch: int,
+    epoch_now: Tensor | None,
     label_smoothing: float,
     ignore_index: int,
     with_gradient: bool,
@@ -218,6 +224,8 @@ def prepare(
             device=device,
             contiguous=True,
         )
+    if epoch_now is not None:
+        check_tensor(epoch_now, "epoch", dtypes=torch.int32, shape=(), device=device)
     check_smoothing(label_smoothing, "label_smoothing")
     return Arguments(
         logits=logits.contiguous(),
@@ -228,6 +236,7 @@ def prepare(
         table_losses=table_losses,
         table_epochs=table_epochs,
         epoch=epoch,
+        epoch_now=epoch_now,
         smoothing=label_smoothing,
         ignore_index=ignore_index,
         loss=torch.empty((), dtype=torch.float32, device=device),
@@ -303,8 +312,8 @@ def _address(tensor: Tensor | None) -> int:
 torch.library.define(
     "mixpipe::composite_cross_entropy",
     "(Tensor logits, Tensor targets, Tensor weights, Tensor? ids, Tensor(a!)? table_losses, "
-    "Tensor(b!)? table_epochs, int epoch, float label_smoothing, int ignore_index, "
-    "bool with_gradient) -> (Tensor, Tensor, Tensor)",
+    "Tensor(b!)? table_epochs, int epoch, Tensor? epoch_now, float label_smoothing, "
+    "int ignore_index, bool with_gradient) -> (Tensor, Tensor, Tensor)",
 )
 torch.library.impl("mixpipe::composite_cross_entropy", "cpu", _cross_entropy_cpu)
 torch.library.register_fake("mixpipe::composite_cross_entropy", _cross_entropy_fake)

@@ -22,13 +22,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mixpipe import _C
-from mixpipe.kernels.compose import launch as compose_launch
-from mixpipe.kernels.compose import pack_parts
+from mixpipe.kernels.compose import prepare as prepare_composed
 from mixpipe.kernels.cross_entropy import check_values, prepare, results, scale_launch
 from mixpipe.kernels.debug import debugging
-from mixpipe.kernels.mix import launch as mix_launch
-from mixpipe.kernels.mix import pack_chains
-from mixpipe.kernels.resample import pack_resample_parts
+from mixpipe.kernels.mix import prepare as prepare_mix
+from mixpipe.kernels.prepared import Prepared
+from mixpipe.kernels.resample import prepare_resampled
 from mixpipe.kernels.select import RULES, Selection, check_select, unpack_selection
 from mixpipe.kernels.targets import check_pairs
 from mixpipe.kernels.targets import launch as targets_launch
@@ -37,6 +36,8 @@ _log = logging.getLogger(__name__)
 
 LEAST_CAPABILITY = (7, 5)
 """The oldest architecture that the kernels are compiled for (Turing)."""
+
+_STAGE = "stage"  # the kernel of stage.cu
 
 COMPILE_OPTIONS = ("--std=c++17",)
 """What NVRTC is given beside the architecture, which CuPy adds."""
@@ -69,60 +70,84 @@ class Launcher:
     Args:
         load: makes the module of a source file, such as ``compose.cu``.
         on_device: the context in which kernels of a device are launched: its current stream.
+        capturing: whether a CUDA graph is being captured on a device's current stream.
     """
 
     def __init__(
         self,
         load: Callable[[str], Module],
         on_device: Callable[[torch.device], AbstractContextManager[object]],
+        capturing: Callable[[torch.device], bool],
     ) -> None:
         self._load = load
         self._on_device = on_device
+        self._capturing = capturing
         self._modules: dict[str, Module] = {}
-        self._kernels: dict[str, Kernel] = {}
+        self._kernels: dict[tuple[str, torch.device], Kernel] = {}
 
     def __call__(self, launch: _C.Launch, device: torch.device) -> None:
         """Launches on the current stream of the device; an empty grid launches nothing.
 
         Raises:
-            RuntimeError: in debug mode, where the kernel failed, with its name and parameters.
+            RuntimeError: the launch was refused or, in debug mode, the kernel failed: with its name
+                and parameters. Or it is the kernel's first launch on a device, while a CUDA graph
+                is captured there.
         """
         if launch.grid == 0:
             return
         params = np.frombuffer(launch.params, dtype=f"V{len(launch.params)}")
         with self._on_device(device):
-            self._kernel(launch)(
-                (launch.grid,), (launch.block,), (params,), shared_mem=launch.shared_bytes
-            )
-        if debugging():
-            self._wait_for(launch, device)
+            kernel = self._kernel(launch, device)
+            try:
+                kernel((launch.grid,), (launch.block,), (params,), shared_mem=launch.shared_bytes)
+                if debugging() and device.type == "cuda":  # needs a GPU
+                    torch.cuda.synchronize(device)
+            except RuntimeError as error:
+                raise RuntimeError(
+                    f"CUDA kernel {launch.kernel} failed on {device} with grid {launch.grid}, "
+                    f"block {launch.block}, {launch.shared_bytes} bytes of shared memory and "
+                    f"{launch.description}: {error}"
+                ) from error
+
+    def with_table(self, prepared: Prepared, device: torch.device) -> None:
+        """Brings the table of a prepared call to the device and launches it."""
+        staged = self.stage(prepared.table, device)
+        self(prepared.launch(staged.data_ptr()), device)
 
     def stage(self, array: NDArray[np.uint8], device: torch.device) -> Tensor:
-        """The bytes on the device, copied on its current stream without waiting."""
+        """The bytes on the device, for what its current stream does next; the host goes on.
+
+        They are copied from pinned memory, but for two cases, in which kernels carry them as
+        parameters: while a CUDA graph is captured, which keeps parameters and would read pinned
+        memory anew at every replay; and the first time on a device, so that this kernel is loaded
+        when a capture needs it.
+        """
+        if self._capturing(device) or (_STAGE, device) not in self._kernels:
+            return self.store(array, device)
         tensor = torch.from_numpy(array.reshape(-1))
         if device.type == "cpu":
             return tensor
         return tensor.pin_memory().to(device, non_blocking=True)  # needs a GPU
 
-    def _kernel(self, launch: _C.Launch) -> Kernel:
-        if launch.kernel not in self._kernels:
+    def store(self, array: NDArray[np.uint8], device: torch.device) -> Tensor:
+        """The bytes on the device, carried there as parameters of kernels."""
+        staged = torch.empty(array.size, dtype=torch.uint8, device=device)
+        for step in _C.stage(array, staged.data_ptr()):
+            self(step, device)
+        return staged
+
+    def _kernel(self, launch: _C.Launch, device: torch.device) -> Kernel:
+        key = (launch.kernel, device)
+        if key not in self._kernels:
+            if self._capturing(device):
+                raise RuntimeError(
+                    f"CUDA kernel {launch.kernel} is launched for the first time on {device} while "
+                    "a CUDA graph is captured: run the same step once before, so that it is loaded"
+                )
             if launch.source not in self._modules:
                 self._modules[launch.source] = self._load(launch.source)
-            module = self._modules[launch.source]
-            self._kernels[launch.kernel] = module.get_function(launch.kernel)
-        return self._kernels[launch.kernel]
-
-    @staticmethod
-    def _wait_for(launch: _C.Launch, device: torch.device) -> None:
-        try:
-            if device.type == "cuda":  # needs a GPU
-                torch.cuda.synchronize(device)
-        except RuntimeError as error:
-            raise RuntimeError(
-                f"CUDA kernel {launch.kernel} failed on {device} with grid {launch.grid}, block "
-                f"{launch.block}, {launch.shared_bytes} bytes of shared memory and "
-                f"{launch.description}: {error}"
-            ) from error
+            self._kernels[key] = self._modules[launch.source].get_function(launch.kernel)
+        return self._kernels[key]
 
 
 @cache
@@ -142,6 +167,10 @@ def launcher() -> Launcher:
         stack.enter_context(cupy.cuda.ExternalStream(stream, device.index))
         return stack
 
+    def capturing(device: torch.device) -> bool:  # needs a GPU
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_current_stream_capturing())
+
     def load(source: str) -> Module:  # needs a GPU
         built = fatbin(source)
         if built is not None:
@@ -154,7 +183,7 @@ def launcher() -> Launcher:
         compiled: Module = cupy.RawModule(code=self_contained(source), options=COMPILE_OPTIONS)
         return compiled
 
-    return Launcher(load, on_device)
+    return Launcher(load, on_device, capturing)
 
 
 def fatbin(source: str) -> Path | None:
@@ -186,7 +215,7 @@ def _import_cupy() -> Any:
         import cupy
     except ImportError as error:
         raise ImportError(
-            "the CUDA kernels need CuPy, which is not installed: "
+            f"the CUDA kernels need CuPy, which cannot be imported ({error}): "
             f"pip install 'mixpipe[cuda{_torch_cuda()}]'"
         ) from error
     runtime = cupy.cuda.runtime
@@ -221,65 +250,19 @@ def check_device(capability: tuple[int, int], name: str) -> None:
         )
 
 
-def compose(
-    launch: Launcher,
-    out: Tensor,
-    patches: list[Tensor],
-    source: Tensor,
-    regions: Tensor | None,
-    origins: Tensor | None,
-    flips: Tensor | None,
-    blend: Tensor | None,
-    index_map: Tensor | None,
-    scale: list[float],
-    bias: list[float],
-) -> None:
+def compose(launch: Launcher, out: Tensor, *given: Any) -> None:
     """The op of :func:`mixpipe.kernels.compose`."""
-    parts = pack_parts(out, patches, source, regions, origins, flips, blend, index_map)
-    staged = launch.stage(parts, out.device)
-    launch(
-        compose_launch(out, staged.data_ptr(), source, blend, index_map, scale, bias), out.device
-    )
+    launch.with_table(prepare_composed(out, *given), out.device)
 
 
-def compose_resampled(
-    launch: Launcher,
-    out: Tensor,
-    rectangles: list[Tensor],
-    windows: Tensor,
-    sizes: Tensor,
-    source: Tensor,
-    regions: Tensor | None,
-    origins: Tensor | None,
-    flips: Tensor | None,
-    blend: Tensor | None,
-    index_map: Tensor | None,
-    scale: list[float],
-    bias: list[float],
-) -> None:
+def compose_resampled(launch: Launcher, out: Tensor, *given: Any) -> None:
     """The op of :func:`mixpipe.kernels.compose_resampled`."""
-    parts = pack_resample_parts(
-        out, rectangles, windows, sizes, source, regions, origins, flips, blend, index_map
-    )
-    staged = launch.stage(parts, out.device)
-    given = (source, blend, index_map, scale, bias)
-    launch(compose_launch(out, staged.data_ptr(), *given, _C.compose_resampled), out.device)
+    launch.with_table(prepare_resampled(out, *given), out.device)
 
 
-def mix_(
-    launch: Launcher,
-    images: Tensor,
-    regions: Tensor | None,
-    weights: Tensor | None,
-    partners: Tensor | None,
-) -> None:
+def mix_(launch: Launcher, images: Tensor, *how: Tensor | None) -> None:
     """The op of :func:`mixpipe.kernels.mix_`."""
-    chains, links, mode = pack_chains(images, regions, weights, partners)
-    if not len(chains):
-        return
-    staged = launch.stage(np.concatenate([chains.reshape(-1), links.reshape(-1)]), images.device)
-    address = staged.data_ptr()
-    launch(mix_launch(images, address, address + chains.nbytes, len(chains), mode), images.device)
+    launch.with_table(prepare_mix(images, *how), images.device)
 
 
 def dense_targets(

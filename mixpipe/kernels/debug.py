@@ -12,7 +12,7 @@ class debug:  # noqa: N801 - used like a function, as torch.no_grad
 
     With ``sync=True`` every CUDA kernel is waited for, and one that fails raises a RuntimeError
     with its name and parameters; class indices and ids on a GPU are checked before a launch.
-    That is slow: the host waits in every step.
+    That is slow: the host waits in every step, so that no CUDA graph can be captured.
 
     Example:
         >>> with mixpipe.debug(sync=True):

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mixpipe import _C
 from mixpipe.kernels.checks import FLOATING, check_tensor, dtype_number, memory_layout
+from mixpipe.kernels.prepared import Prepared
 
 _CUT, _BLEND_GROUP, _BLEND_CYCLE = range(3)
 
@@ -24,6 +25,9 @@ def mix_(
     ``images[j * B + b]``. With ``partners``, N images become N composites: composite i is image i
     mixed with what ``images[partners[i]]`` was before the call, as torchvision's CutMix and MixUp
     do for ``partners = roll(1)``.
+
+    In a CUDA graph, regions, weights and partners are those of the capture; for others, mix the
+    graph's input before each replay.
 
     Args:
         images: float32, float16 or bfloat16 [N, C, H, W], contiguous or channels_last; changed.
@@ -49,14 +53,8 @@ def mix_(
     return images[: images.shape[0] // constituents]
 
 
-def _mix_cpu(
-    images: Tensor, regions: Tensor | None, weights: Tensor | None, partners: Tensor | None
-) -> None:
-    chains, links, mode = pack_chains(images, regions, weights, partners)
-    if len(chains):
-        launch(images, chains.ctypes.data, links.ctypes.data, len(chains), mode).run_cpu(
-            torch.get_num_threads()
-        )
+def _mix_cpu(images: Tensor, *how: Tensor | None) -> None:
+    prepare(images, *how).run_cpu()
 
 
 torch.library.define(
@@ -74,9 +72,10 @@ def pack_chains(
     cpu = torch.device("cpu")
     check_tensor(images, "images", dtypes=FLOATING, shape=(None, None, None, None))
     count, channels, height, width = images.shape
-    if channels * height * width >= 2**31:
-        raise ValueError(f"images have shape {list(images.shape)}, expected fewer than 2**31 "
-                         "elements each")  # fmt: skip
+    if not 1 <= channels * height * width < 2**31:
+        raise ValueError(
+            f"images has shape {list(images.shape)}, expected 1 to 2**31 - 1 elements an image"
+        )
     if (regions is None) == (weights is None):
         raise ValueError("expected exactly one of regions (a cut) and weights (a blend)")
     size = (height, width)
@@ -110,18 +109,26 @@ def _numpy(tensor: Tensor | None) -> NDArray[np.generic] | None:
     return None if tensor is None else tensor.contiguous().numpy()
 
 
-def launch(
-    images: Tensor, chains_address: int, links_address: int, num_chains: int, mode: int
-) -> _C.Launch:
-    """The kernel's parameters and launch geometry for chains and links at an address."""
-    return _C.mix(
-        images=images.data_ptr(),
-        chains=chains_address,
-        links=links_address,
-        num_chains=num_chains,
-        channels=images.shape[1],
-        size=(images.shape[2], images.shape[3]),
-        mode=mode,
-        dtype=dtype_number(images.dtype, "images"),
-        layout=memory_layout(images, "images"),
-    )
+def prepare(
+    images: Tensor,
+    regions: Tensor | None,
+    weights: Tensor | None,
+    partners: Tensor | None,
+) -> Prepared:
+    """Checks the op's arguments; the table is chains, then links."""
+    chains, links, mode = pack_chains(images, regions, weights, partners)
+
+    def launch(address: int) -> _C.Launch:
+        return _C.mix(
+            images=images.data_ptr(),
+            chains=address,
+            links=address + chains.nbytes,
+            num_chains=len(chains),
+            channels=images.shape[1],
+            size=(images.shape[2], images.shape[3]),
+            mode=mode,
+            dtype=dtype_number(images.dtype, "images"),
+            layout=memory_layout(images, "images"),
+        )
+
+    return Prepared(np.concatenate([chains.reshape(-1), links.reshape(-1)]), launch)

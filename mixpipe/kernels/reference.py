@@ -218,7 +218,7 @@ def composite_cross_entropy(
     ids: Tensor | None = None,
     table_losses: Tensor | None = None,
     table_epochs: Tensor | None = None,
-    epoch: int = 0,
+    epoch: int | Tensor = 0,
     label_smoothing: float = 0.0,
     ignore_index: int = -100,
 ) -> tuple[Tensor, Tensor]:

@@ -6,10 +6,9 @@ source, regions, origins, flips (the plan)     ─┴─► resample + flip + no
 """
 
 from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mixpipe import _C
@@ -18,11 +17,12 @@ from mixpipe.kernels.compose import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     check_places,
-    launch,
     make_composites,
     pixel_table,
+    prepare_composites,
     scale_and_bias,
 )
+from mixpipe.kernels.prepared import Prepared
 
 
 def compose_resampled(
@@ -49,7 +49,7 @@ def compose_resampled(
     to ``sizes[p]`` with the antialiased triangle filter: that of ``PIL.Image.resize(BILINEAR)`` and
     of ``torch.nn.functional.interpolate(mode="bilinear", antialias=True)``, which may look at all
     of the rectangle. All is computed in float32 and rounded once, to ``dtype``; a patch of uint8
-    would lie within half a level of 255.
+    would lie within half a level of 255. In a CUDA graph the plan is that of the capture, as there.
 
     Args:
         rectangles: P tensors uint8 [h, w, 3] on the device of the result; rows may be padded
@@ -106,7 +106,16 @@ torch.library.define(
 )
 
 
-def _compose_resampled_cpu(
+def _compose_resampled_cpu(out: Tensor, *given: Any) -> None:
+    prepare_resampled(out, *given).run_cpu()
+
+
+torch.library.impl("mixpipe::compose_resampled", "cpu", _compose_resampled_cpu)
+# Writes into `out` and returns nothing, so a fake has nothing to do.
+torch.library.register_fake("mixpipe::compose_resampled", lambda *_: None)
+
+
+def prepare_resampled(
     out: Tensor,
     rectangles: list[Tensor],
     windows: Tensor,
@@ -119,43 +128,16 @@ def _compose_resampled_cpu(
     index_map: Tensor | None,
     scale: list[float],
     bias: list[float],
-) -> None:
-    parts = pack_resample_parts(
-        out, rectangles, windows, sizes, source, regions, origins, flips, blend, index_map
-    )
-    launch(
-        out, parts.ctypes.data, source, blend, index_map, scale, bias, _C.compose_resampled
-    ).run_cpu(torch.get_num_threads())
-
-
-torch.library.impl("mixpipe::compose_resampled", "cpu", _compose_resampled_cpu)
-# Writes into `out` and returns nothing, so a fake has nothing to do.
-torch.library.register_fake("mixpipe::compose_resampled", lambda *_: None)
-
-
-def pack_resample_parts(
-    out: Tensor,
-    rectangles: list[Tensor],
-    windows: Tensor,
-    sizes: Tensor,
-    source: Tensor,
-    regions: Tensor | None,
-    origins: Tensor | None,
-    flips: Tensor | None,
-    blend: Tensor | None,
-    index_map: Tensor | None,
-) -> NDArray[np.uint8]:
-    """Checks the arguments and packs the constituents as the kernels read them.
-
-    Returns uint8 [B, K, bytes of a part]. Everything wrong with a batch is found here.
-    """
+) -> Prepared:
+    """As :func:`mixpipe.kernels.compose.prepare`, for patches that are resampled on the way."""
     cpu, count = torch.device("cpu"), len(rectangles)
     check_tensor(windows, "windows", dtypes=torch.float32, shape=(count, 4), device=cpu)
     check_tensor(sizes, "sizes", dtypes=torch.int32, shape=(count, 2), device=cpu)
     places = check_places(out, source, regions, origins, flips, blend, index_map)
-    return _C.resample_parts(
+    parts = _C.resample_parts(
         pixel_table(rectangles, "rectangles", out.device),
         windows.contiguous().numpy(),
         sizes.contiguous().numpy(),
         *places,
     )
+    return prepare_composites(_C.compose_resampled, parts, out, blend, index_map, scale, bias)

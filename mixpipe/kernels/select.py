@@ -48,7 +48,7 @@ def select_lowest(
     """Selects the samples of lowest loss from a loss table, for up to four tiers at once.
 
     A sample is ranked when it has been seen and its loss is finite; a loss below 0 counts as 0.
-    The host waits for the result, once: it is for the plan of an epoch.
+    The host waits for the result, once: it is for the plan of an epoch, and for no CUDA graph.
 
     Args:
         losses: float32 [N].

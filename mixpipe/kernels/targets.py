@@ -6,6 +6,8 @@ from torch import Tensor
 from mixpipe import _C
 from mixpipe.kernels.checks import check_smoothing, check_tensor, dtype_number
 
+_MOST_CLASSES = 2**30  # for indices of 32 bits
+
 
 def dense_targets(
     classes: Tensor,
@@ -21,7 +23,7 @@ def dense_targets(
     ``(weights[..., None] * (one_hot * (1 - smoothing) + smoothing / num_classes)).sum(1)``.
 
     Args:
-        classes: int64 [B, K]; below 0: takes no part.
+        classes: int64 [B, K], K at most 4; below 0: takes no part.
         weights: float32 [B, K], on the same device.
         num_classes: C.
         smoothing: in [0, 1].
@@ -31,7 +33,8 @@ def dense_targets(
         [B, C]
 
     Raises:
-        TypeError, ValueError: an argument has a wrong dtype, shape or device; on the CPU also
+        TypeError, ValueError: an argument has a wrong dtype, shape or device, or there are more
+            constituents than the kernels are compiled for (4); on the CPU also
             where a class of weight other than 0 is not below ``num_classes``.
     """
     out: Tensor = torch.ops.mixpipe.dense_targets(classes, weights, num_classes, smoothing, dtype)
@@ -75,8 +78,13 @@ def check_pairs(
         shape=tuple(classes.shape),
         device=classes.device,
     )
-    if num_classes < 1:
-        raise ValueError(f"num_classes is {num_classes}, expected at least 1")
+    if classes.shape[1] > _C.MAX_CONSTITUENTS:
+        raise ValueError(
+            f"classes has {classes.shape[1]} constituents a composite, expected at most "
+            f"{_C.MAX_CONSTITUENTS}"
+        )
+    if not 1 <= num_classes <= _MOST_CLASSES:
+        raise ValueError(f"num_classes is {num_classes}, expected 1 to {_MOST_CLASSES}")
     check_smoothing(smoothing, "smoothing")
     return classes.contiguous(), weights.contiguous()
 

@@ -146,8 +146,8 @@ def _pool_tokens(
     rows = round((count * canvas[0] / canvas[1]) ** 0.5)
     maps = tokens[:, 1:].transpose(1, 2).reshape(len(tokens), -1, rows, count // rows)
     pooled: Tensor = pool(maps, regions, canvas, index_map)
-    whole = torch.tensor([0, 0, *canvas], dtype=regions.dtype, device=regions.device)
-    is_whole = (regions == whole).all(-1)
+    y0, x0, y1, x1 = regions.unbind(-1)
+    is_whole = (y0 == 0) & (x0 == 0) & (y1 == canvas[0]) & (x1 == canvas[1])
     if index_map is not None:  # a bounding box may span the canvas and show little of it
         is_whole &= constituent_masks(index_map, regions.shape[1]).flatten(2).all(-1)
     is_whole |= (regions == 0).all(-1)

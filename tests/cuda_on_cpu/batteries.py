@@ -133,6 +133,16 @@ def cross_entropy_cases(device: Device) -> None:
     compare_cross_entropy(device, logits, labels, weights, {"label_smoothing": 0.1})
 
 
+def stage_cases(device: Device) -> None:
+    """Tables of one launch, of several, and of less than a block's threads."""
+    rng = torch.Generator().manual_seed(0)
+    for size in (4, 4080, 3 * 4080 + 204):
+        table = torch.randint(0, 256, (size,), generator=rng, dtype=torch.uint8)
+        with device.watching():
+            staged = device.launcher.store(table.numpy(), torch.device("cpu"))
+        assert torch.equal(staged, table), "elements differ"
+
+
 CASES = {
     "compose": compose_cases,
     "resample": resample_cases,
@@ -140,6 +150,7 @@ CASES = {
     "targets": targets_cases,
     "cross_entropy": cross_entropy_cases,
     "select": select_cases,
+    "stage": stage_cases,
 }
 
 

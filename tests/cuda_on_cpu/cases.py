@@ -78,6 +78,6 @@ def cross_entropy_cases(
             "ids": torch.randint(-1, 6, (batch, k), generator=rng),
             "table_losses": torch.full((6,), -1.0),
             "table_epochs": torch.full((6,), -1, dtype=torch.int32),
-            "epoch": 7,
+            "epoch": draw(st.sampled_from([7, torch.tensor(7, dtype=torch.int32)])),
         }
     return logits, targets, weights, how

@@ -1,4 +1,4 @@
-"""NVIDIA's compilers without a driver: NVRTC 12 and 13 through ctypes, nvcc and nvdisasm.
+"""NVIDIA's compilers without a driver: NVRTC 11.8, 12 and 13 through ctypes, nvcc and nvdisasm.
 
 Nothing here needs a GPU. Each is found at run time; what is missing is named, so that a test can
 skip with that reason.
@@ -8,15 +8,22 @@ import ctypes
 import importlib.util
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
-NVRTC_VERSIONS = (12, 13)
-# Where the wheels nvidia-cuda-nvrtc-cu12, nvidia-cuda-nvrtc and nvidia-cuda-nvdisasm put files.
-_NVRTC_FOLDERS = {12: "cuda_nvrtc/lib", 13: "cu13/lib"}
+# Where the wheels nvidia-cuda-nvrtc-cu11, nvidia-cuda-nvrtc-cu12, nvidia-cuda-nvrtc and
+# nvidia-cuda-nvdisasm put files.
+_NVRTC = {
+    11: "cuda_nvrtc/lib/libnvrtc.so.11.2",  # of all releases from 11.2
+    12: "cuda_nvrtc/lib/libnvrtc.so.12",
+    13: "cu13/lib/libnvrtc.so.13",
+}
+# CUDA 11.8 lies by itself (see Makefile): torch and CuPy would find it beside their own.
+_CUDA_11 = Path(sys.prefix) / "cuda-11.8" / "nvidia"
 _PROGRAM_FOLDERS = ("cu13/bin", "cuda_nvcc/bin")
 
 
@@ -42,13 +49,12 @@ def program(name: str) -> str | None:
 @cache
 def nvrtc(version: int) -> ctypes.CDLL | None:
     """The NVRTC library of a CUDA major version, or None where its wheel is not installed."""
-    for base in _wheel_folders():
-        folder = base / _NVRTC_FOLDERS[version]
-        library = folder / f"libnvrtc.so.{version}"
+    for base in [*_wheel_folders(), _CUDA_11]:
+        library = base / _NVRTC[version]
         if not library.exists():
             continue
         # NVRTC loads its builtins by name, which only finds them when they are loaded already.
-        for builtins in folder.glob(f"libnvrtc-builtins.so.{version}.*"):
+        for builtins in library.parent.glob(f"libnvrtc-builtins.so.{version}.*"):
             ctypes.CDLL(str(builtins), mode=ctypes.RTLD_GLOBAL)
         return ctypes.CDLL(str(library))
     return None
@@ -59,15 +65,6 @@ def nvrtc_release(version: int) -> str:
     major, minor = ctypes.c_int(), ctypes.c_int()
     nvrtc(version).nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
     return f"{major.value}.{minor.value}"
-
-
-def nvrtc_architectures(version: int) -> list[int]:
-    """Compute capabilities that this NVRTC compiles for."""
-    library, count = nvrtc(version), ctypes.c_int()
-    library.nvrtcGetNumSupportedArchs(ctypes.byref(count))
-    numbers = (ctypes.c_int * count.value)()
-    library.nvrtcGetSupportedArchs(numbers)
-    return list(numbers)
 
 
 def _text(library: ctypes.CDLL, handle: ctypes.c_void_p, what: str) -> bytes:

@@ -37,6 +37,8 @@ class Device:
     def __init__(self, build: str = "plain", seed: int = 0, csrc: Path = CSRC):
         self.options = Options(build=build, seed=seed, folder=csrc)
         self.launcher = _Launcher(self)
+        self.capturing = False  # as while a CUDA graph is captured
+        self.captured: list[tuple[_C.Launch, dict[str, tuple[int, int]]]] = []  # with memory
         self.memory: dict[str, tuple[int, int]] = {}  # what kernels may touch, in the checked build
         self.traced: str | None = None  # memory whose traffic is counted; "": all
         self.traffic: dict[str, tuple[Traffic, Traffic]] = {}  # kernel -> (read, written)
@@ -130,7 +132,7 @@ class Device:
         ids: Tensor | None = None,
         table_losses: Tensor | None = None,
         table_epochs: Tensor | None = None,
-        epoch: int = 0,
+        epoch: int | Tensor = 0,
         label_smoothing: float = 0.0,
         ignore_index: int = -100,
         with_gradient: bool = True,
@@ -138,12 +140,13 @@ class Device:
         """As mixpipe.kernels.composite_cross_entropy; the third result is d loss / d logits."""
         given = {"logits": logits, "targets": targets, "weights": weights}
         table = {"ids": ids, "table_losses": table_losses, "table_epochs": table_epochs}
-        with self.watching(**given, **table):
+        with self.watching(**given, **table, epoch=epoch if isinstance(epoch, Tensor) else None):
             loss, per_constituent, gradient = cuda.composite_cross_entropy(
                 self.launcher,
                 *given.values(),
                 *table.values(),
-                epoch,
+                0 if isinstance(epoch, Tensor) else epoch,
+                epoch if isinstance(epoch, Tensor) else None,
                 label_smoothing,
                 ignore_index,
                 with_gradient,
@@ -174,7 +177,7 @@ class _Launcher(cuda.Launcher):
     """The project's launcher with the emulator for CuPy."""
 
     def __init__(self, device: Device):
-        super().__init__(self._load_source, lambda _: nullcontext())
+        super().__init__(self._load_source, lambda _: nullcontext(), lambda _: device.capturing)
         self._device = device
 
     def _load_source(self, source: str) -> RawModule:
@@ -183,14 +186,18 @@ class _Launcher(cuda.Launcher):
         return RawModule(code=code, options=("--std=c++17",), stand_in=options)
 
     def stage(self, array: np.ndarray, device: torch.device) -> Tensor:
-        tensor = super().stage(array, device).clone()  # aligned as device memory is
+        if self._device.capturing:
+            return super().stage(array, device)
+        tensor = torch.from_numpy(array.reshape(-1)).clone()  # aligned as device memory is
         self._device.memory |= _ranges({"staged": tensor})
         return tensor
 
     def __call__(self, launch: _C.Launch, device: torch.device) -> None:
         owner = self._device
+        if owner.capturing:
+            owner.captured.append((launch, dict(owner.memory)))
         if launch.grid:
-            module = self._kernel(launch)._kernel.module
+            module = self._kernel(launch, device)._kernel.module
             module.watch(owner.memory)
             module.trace(owner.traced is not None, owner.traced or "")
         super().__call__(launch, device)

@@ -33,6 +33,7 @@ THREADS = {
     "sigmoid": 256,
     "scale_gradient": 256,
     "select": 256,
+    "stage": 256,
 }
 
 

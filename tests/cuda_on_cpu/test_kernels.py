@@ -178,6 +178,23 @@ def test_a_whole_training_batch(dtype, channels_last):
     same_bits(Device(seed=2).mix_(images, regions=box, partners=partners), want)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_labels_of_a_whole_training_batch(dtype):
+    """256 composites of 1000 classes; ids of 400 samples, so that some are twice in the batch."""
+    rng = torch.Generator().manual_seed(2)
+    classes = torch.randint(0, 1000, (256, 2), generator=rng)
+    weights = torch.rand(256, 2, generator=rng)
+    compare_targets(Device(seed=2), classes, weights, 1000, smoothing=0.1, dtype=dtype)
+    logits = (3 * torch.randn(256, 2, 1000, generator=rng)).to(dtype)
+    table = {
+        "ids": torch.randint(0, 400, (256, 2), generator=rng),
+        "table_losses": torch.full((400,), -1.0),
+        "table_epochs": torch.full((400,), -1, dtype=torch.int32),
+        "epoch": 3,
+    }
+    compare_cross_entropy(Device(seed=2), logits, classes, weights, table)
+
+
 @pytest.mark.parametrize("partners", [[1, 2, 3, 0], [1, 0, 3, 2], [0, 1, 2, 3], [2, 0, 1, 3]])
 @pytest.mark.parametrize("seed", range(4))
 def test_swaps_in_place_have_no_race_whatever_the_pairing(partners, seed):

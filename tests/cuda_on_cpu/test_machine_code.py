@@ -7,7 +7,14 @@ from pathlib import Path
 
 import kernel_table
 import pytest
-from compilers import ARCHITECTURES, compile_nvcc, compile_nvrtc, nvrtc, program
+from compilers import (
+    ARCHITECTURES,
+    compile_nvcc,
+    compile_nvrtc,
+    nvrtc,
+    nvrtc_release,
+    program,
+)
 
 import mixpipe.kernels
 from mixpipe import _C
@@ -16,9 +23,6 @@ from mixpipe.kernels.cuda import self_contained
 ROOT = Path(__file__).parents[2]
 SOURCES = kernel_table.SOURCES
 
-needs_nvrtc_12 = pytest.mark.skipif(
-    nvrtc(12) is None, reason="the wheel nvidia-cuda-nvrtc-cu12 is not installed"
-)
 needs_machine_code = pytest.mark.skipif(
     nvrtc(13) is None or program("nvdisasm") is None,
     reason="the wheels nvidia-cuda-nvrtc 13 and nvidia-cuda-nvdisasm are not installed",
@@ -33,14 +37,18 @@ def test_the_extension_holds_the_sources_as_they_are():
         assert text == (ROOT / "csrc" / name).read_text(), f"{name}: build the extension anew"
 
 
-@needs_nvrtc_12
-@every_architecture
+@pytest.mark.parametrize(
+    ("version", "architecture"),
+    [(11, a) for a in ARCHITECTURES if a <= 90] + [(12, a) for a in ARCHITECTURES],
+)
 @every_source
-def test_nvrtc_12_compiles(source, architecture):
+def test_older_nvrtc_compiles(source, version, architecture):
     """To PTX and without optimising; machine code is looked at below, from NVRTC 13."""
+    if nvrtc(version) is None:
+        pytest.skip(f"the wheel nvidia-cuda-nvrtc-cu{version} is not there")
     ptx, _ = compile_nvrtc(
         self_contained(source),
-        version=12,
+        version=version,
         architecture=architecture,
         machine_code=False,
         options=["-G"],
@@ -64,7 +72,7 @@ def test_registers_spills_and_width_of_accesses(source, architecture):
 @needs_machine_code
 def test_the_documented_registers_are_these():
     """`python tests/cuda_on_cpu/kernel_table.py` writes them; compilers differ by release."""
-    if f"NVRTC {kernel_table.nvrtc_release(13)}." not in kernel_table.documented("compiled"):
+    if f"NVRTC {nvrtc_release(13)}." not in kernel_table.documented("compiled"):
         pytest.skip("the document's table is of another release of NVRTC")
     assert kernel_table.documented("compiled") == kernel_table.generated("compiled")
 
@@ -89,13 +97,13 @@ def test_nvcc_builds_the_benchmark(tmp_path):
 
 
 @needs_nvcc
-def test_nvcc_compiles_for_every_architecture(tmp_path):
-    """One source: nvcc and NVRTC of one release share what follows the front end, and NVRTC
-    compiles all sources for all of them above. The extension's build runs nvcc over all sources.
-    """
-    target = tmp_path / "mix.fatbin"
+@every_source
+def test_nvcc_compiles_for_every_architecture(source, tmp_path):
+    """Without optimising, which takes half of the time; the code is looked at above."""
+    target = tmp_path / "kernels.fatbin"
     options = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
-    compile_nvcc(ROOT / "csrc" / "mix.cu", target=target, options=["--fatbin", *options])
+    options += ["--fatbin", "-Xcicc", "-O0", "-Xptxas", "-O0"]
+    compile_nvcc(ROOT / "csrc" / source, target=target, options=options)
     assert machine_code_in(target.read_bytes()) == set(ARCHITECTURES)
 
 

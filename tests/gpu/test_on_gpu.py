@@ -50,10 +50,11 @@ def test_every_dtype_and_format(dtype, memory_format):
     assert torch.isfinite(images).all()
 
 
-def test_a_step_does_not_stop_the_host():
+@pytest.mark.parametrize("model_name", ["resnet8", "vit_small"])
+def test_a_step_does_not_stop_the_host(model_name):
     """Only DALI's hand-over may; torch's debug mode sees every synchronisation of torch's own."""
     loader = loader_on("cuda")
-    model = mixpipe.separate_regions(build_model("resnet8", 10, 28).cuda())
+    model = mixpipe.separate_regions(build_model(model_name, 10, 28).cuda())
     loss_fn = mixpipe.CompositeLoss(loader.table)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     batches = iter(loader)

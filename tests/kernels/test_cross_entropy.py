@@ -51,7 +51,7 @@ def cases(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, dict[str, object]]:
             "ids": torch.randint(-1, 6, (batch, k), generator=rng),
             "table_losses": torch.full((6,), -1.0),
             "table_epochs": torch.full((6,), -1, dtype=torch.int32),
-            "epoch": 7,
+            "epoch": draw(st.sampled_from([7, torch.tensor(7, dtype=torch.int32)])),
         }
     return logits, targets, weights, how
 
@@ -204,6 +204,8 @@ TABLE = {
         (TABLE | {"ids": TABLE["ids"].int()}, TypeError, "ids has dtype"),
         (TABLE | {"table_losses": torch.zeros(4).half()}, TypeError, "table_losses has dtype"),
         (TABLE | {"table_epochs": torch.zeros(3).int()}, ValueError, "table_epochs has shape"),
+        (TABLE | {"epoch": torch.tensor(1)}, TypeError, "epoch has dtype torch.int64"),
+        (TABLE | {"epoch": torch.zeros(1).int()}, ValueError, "epoch has shape"),
         (TABLE | {"table_losses": torch.zeros(8)[::2]}, ValueError, "table_losses has strides"),
         ({"label_smoothing": 2.0}, ValueError, "label_smoothing is 2.0"),
     ],
@@ -221,8 +223,11 @@ def test_opcheck(multi_label: bool, with_table: bool) -> None:
     targets = torch.rand(2, 2, 3) if multi_label else GOOD["targets"]
     table = tuple(TABLE.values()) if with_table else (None, None, None)
     torch.library.opcheck(
+        torch.ops.mixpipe.scale_gradient.default, (GOOD["logits"].detach(), torch.ones(()), 0.5)
+    )
+    torch.library.opcheck(
         torch.ops.mixpipe.composite_cross_entropy.default,
-        (GOOD["logits"], targets, GOOD["weights"], *table, 1, 0.1, -100, True),
+        (GOOD["logits"], targets, GOOD["weights"], *table, 1, None, 0.1, -100, True),
     )
     torch.library.opcheck(
         torch.ops.mixpipe.scale_gradient.default, (torch.randn(2, 3), torch.tensor(2.0), 0.5)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,6 +20,7 @@ class Recorder:
     """Modules and kernels that note how they are called."""
 
     def __init__(self) -> None:
+        self.capturing = False
         self.calls: list[tuple[str, str, tuple[int, ...], tuple[int, ...], int]] = []
         self.loads: list[str] = []
 
@@ -36,7 +38,7 @@ class Recorder:
         return SimpleNamespace(get_function=get_function)
 
     def launcher(self) -> cuda.Launcher:
-        return cuda.Launcher(self.load, lambda device: nullcontext())
+        return cuda.Launcher(self.load, lambda _: nullcontext(), lambda _: self.capturing)
 
 
 @pytest.fixture
@@ -60,12 +62,14 @@ def cross_entropy(launcher: cuda.Launcher, batch: int = 2, num_classes: int = 10
         torch.zeros(batch, num_classes),
         CLASSES[:batch],
         WEIGHTS[:batch],
-        *(None, None, None, 0, 0.0, -100, True),
+        *(None, None, None, 0, None, 0.0, -100, True),
     )
 
 
 def test_each_op_is_one_launch(recorder: Recorder) -> None:
     launcher = recorder.launcher()
+    launcher.store(np.zeros(4, np.uint8), torch.device("cpu"))
+    recorder.calls.clear()
     out = torch.empty(1, 3, 8, 16, dtype=torch.float16)
     source, regions = torch.zeros(1, 1).int(), torch.tensor([[[0, 0, 8, 16]]]).int()
     patch = torch.zeros(8, 16, 3, dtype=torch.uint8)
@@ -81,7 +85,34 @@ def test_each_op_is_one_launch(recorder: Recorder) -> None:
         ("cross_entropy.cu", "softmax_cross_entropy_f32_4", (2,), (256,)),
         ("cross_entropy.cu", "scale_gradient_f32", (2,), (256,)),
     ]
-    assert recorder.loads == ["compose.cu", "mix.cu", "targets.cu", "cross_entropy.cu"]
+    assert recorder.loads == ["stage.cu", "compose.cu", "mix.cu", "targets.cu", "cross_entropy.cu"]
+
+
+def test_tables_are_copied_but_while_a_graph_is_captured(recorder: Recorder) -> None:
+    """Then kernels carry them, which the graph keeps; and the first time, to load that kernel."""
+    launcher = recorder.launcher()
+
+    def mix() -> list[str]:
+        recorder.calls.clear()
+        cuda.mix_(launcher, torch.zeros(4, 3, 8, 8), None, WEIGHTS, None)
+        return [name for _, name, *_ in recorder.calls]
+
+    assert mix() == ["stage", "mix_f32_wide"]
+    assert mix() == ["mix_f32_wide"]
+    recorder.capturing = True
+    assert mix() == ["stage", "mix_f32_wide"]
+    # Whatever the table's size: 4 KB a launch.
+    launcher.store(np.zeros(3 * 4080 + 4, np.uint8), torch.device("cpu"))
+    assert [call[1:] for call in recorder.calls[2:]] == [("stage", (1,), (256,), 4096)] * 4
+
+
+def test_a_first_launch_while_a_graph_is_captured_is_refused(recorder: Recorder) -> None:
+    launcher = recorder.launcher()
+    recorder.capturing = True
+    with pytest.raises(RuntimeError, match="softmax_cross_entropy_f32_4 .* first time .* captured"):
+        cross_entropy(launcher)
+    assert recorder.calls == []
+    assert recorder.loads == []
 
 
 def test_empty_input_launches_nothing(recorder: Recorder) -> None:
@@ -126,6 +157,18 @@ def test_debug_mode_names_the_kernel_that_failed(
         "CUDA kernel scale_gradient_f32 failed on cuda:0 with grid 5, block 256, 0 bytes of shared "
         "memory and elements 5000: CUDA error: an illegal memory access was encountered"
     )
+
+
+def test_a_launch_that_is_refused_names_the_kernel() -> None:
+    """CuPy raises a RuntimeError of its own, in any mode."""
+
+    def kernel(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA_ERROR_INVALID_VALUE: invalid argument")
+
+    module = SimpleNamespace(get_function=lambda _: kernel)
+    launcher = cuda.Launcher(lambda _: module, lambda _: nullcontext(), lambda _: False)
+    with pytest.raises(RuntimeError, match=r"softmax_cross_entropy_f32_4 failed .* CUDA_ERROR_INV"):
+        cross_entropy(launcher)
 
 
 def test_debug_mode_ends_with_its_context() -> None:

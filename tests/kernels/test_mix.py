@@ -107,6 +107,7 @@ BOX = torch.tensor([[0, 0, 8, 8]] * 4, dtype=torch.int32)
         (IMAGES, {}, ValueError, "exactly one of regions .* and weights"),
         (IMAGES, {"regions": BOX[:, None], "weights": torch.ones(4, 1)}, ValueError, "exactly one"),
         (IMAGES.double(), {"weights": torch.ones(2, 2)}, TypeError, "images has dtype"),
+        (IMAGES[:, :, :0], {"weights": torch.ones(2, 2)}, ValueError, "images has shape .* 1 to 2"),
         (IMAGES[0], {"weights": torch.ones(2, 2)}, ValueError, "images has shape"),
         (IMAGES.mT, {"weights": torch.ones(2, 2)}, ValueError, "images has strides"),
         (IMAGES, {"weights": torch.ones(3, 2)}, ValueError, "images has 4 images, but weights"),

@@ -61,10 +61,13 @@ PAIR = (torch.tensor([[0, 1]]), torch.tensor([[0.5, 0.5]]))
         ((PAIR[0][0], PAIR[1], 2), {}, ValueError, "classes has shape"),
         ((*PAIR, 1), {}, ValueError, r"classes\[0, 1\] is 1, expected a class in 0 .. 0"),
         ((*PAIR, 0), {}, ValueError, "num_classes is 0"),
+        ((*PAIR, 2**30 + 1), {}, ValueError, "num_classes is 1073741825, expected 1 to 1073741824"),
+        ((torch.zeros(2, 5).long(), torch.ones(2, 5), 2), {}, ValueError,
+         "classes has 5 constituents a composite, expected at most 4"),
         ((*PAIR, 2), {"smoothing": 1.5}, ValueError, "smoothing is 1.5"),
         ((*PAIR, 2), {"dtype": torch.int64}, TypeError, "dtype is torch.int64"),
     ],
-)
+)  # fmt: skip
 def test_bad_input_is_named(arguments, how, error, message) -> None:
     with pytest.raises(error, match=message):
         dense_targets(*arguments, **how)

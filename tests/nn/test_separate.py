@@ -2,6 +2,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mixpipe.nn import separate_regions
 from mixpipe.train.models import build_model
@@ -70,6 +71,23 @@ def test_one_row_of_logits_a_constituent(name, model):
     assert not torch.allclose(logits[:, 0], logits[:, 1], atol=1e-5)
     # An absent constituent pools everything, so that its (unused) logits are finite.
     torch.testing.assert_close(logits[:, 2], model(images), rtol=1e-4, atol=1e-4)
+
+
+class HostNumbers(TorchDispatchMode):
+    """Refuses tensors made of Python's numbers: on a GPU the host waits for their copy."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert function is not torch.ops.aten.lift_fresh.default, "a tensor of Python's numbers"
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_pass_copies_nothing_from_the_host(name, model, mapped):
+    images, size = images_for(name)
+    halves = torch.tensor([[0, 0, size, size // 2], [0, size // 2, size, size]]).expand(2, 2, 4)
+    index_map = torch.randint(0, 2, (2, size, size), dtype=torch.uint8) if mapped else None
+    with HostNumbers():
+        separate_regions(model)(images, halves.int(), index_map)
 
 
 def test_no_new_parameters(name, model):

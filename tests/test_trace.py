@@ -1,0 +1,29 @@
+"""Names of the parts: torch's profiler always sees them, NVTX only while an Nsight tool listens."""
+
+import pytest
+import torch
+
+from mixpipe.trace import part
+
+
+@pytest.mark.parametrize("attached", [False, True])
+def test_nvtx_ranges_are_made_only_while_a_tool_is_attached(attached, monkeypatch):
+    ranges = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda.nvtx, "range_push", ranges.append)
+    monkeypatch.setattr(torch.cuda.nvtx, "range_pop", lambda: ranges.append("end"))
+    if attached:
+        monkeypatch.setenv("NVTX_INJECTION64_PATH", "libnvtx.so")
+    else:
+        monkeypatch.delenv("NVTX_INJECTION64_PATH", raising=False)
+    with pytest.raises(KeyError), part("decode"):
+        raise KeyError
+    assert ranges == (["decode", "end"] if attached else [])
+
+
+def test_the_profiler_sees_the_part_and_its_seconds_are_added():
+    seconds = {"loss": 1.0}
+    with torch.profiler.profile() as profiler, part("loss", seconds):
+        torch.ones(3).sum()
+    assert "mixpipe.loss" in {event.key for event in profiler.key_averages()}
+    assert seconds["loss"] > 1.0

@@ -139,18 +139,33 @@ class BitWriter {
       put((*next & (0xFFu >> skipped)) >> (8 - rest), rest - skipped);
       return;
     }
+    // Locals, since for all the compiler knows a byte written may be one of the members. `count_`
+    // stays as it is: whole bytes come and go.
+    u8* out = out_.data() + size_;
+    u64 held = held_;
+    const int count = count_;
     while (next < last) {
       if (last - next >= 8) {
         const u64 word = load_big_endian(next);
-        if (!has_ff(word)) {
-          put_word(word);
+        const u64 whole = held | word >> count;
+        if (!has_ff(word) && !has_ff(whole)) {
+          store_big_endian(out, whole);
+          out += 8;
           next += 8;
+          held = word << 1 << (63 - count);
           continue;
         }
       }
-      put(*next, 8);
-      next += *next == 0xFF ? 2 : 1;
+      for (int i = 0; i < 8 && next < last; ++i) {
+        held |= (u64)*next << (56 - count);
+        next += *next == 0xFF ? 2 : 1;
+        *out++ = (u8)(held >> 56);
+        if (held >> 56 == 0xFF) *out++ = 0;
+        held <<= 8;
+      }
     }
+    size_ = (size_t)(out - out_.data());
+    held_ = held;
     if (rest != 0) put(*last >> (8 - rest), rest);
   }
 
@@ -164,16 +179,6 @@ class BitWriter {
   void put_byte(u8 byte) {
     out_[size_++] = byte;
     if (byte == 0xFF) out_[size_++] = 0;
-  }
-  void put_word(u64 word) {
-    const u64 whole = held_ | word >> count_;
-    if (has_ff(whole)) {
-      for (int shift = 56; shift >= 0; shift -= 8) put_byte((u8)(whole >> shift));
-    } else {
-      store_big_endian(out_.data() + size_, whole);
-      size_ += 8;
-    }
-    held_ = count_ == 0 ? 0 : word << (64 - count_);
   }
 
   std::vector<u8>& out_;

@@ -15,10 +15,12 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "cpu.h"
 #include "device_sources.h"
+#include "excerpts.h"
 #include "select.h"
 #include "stage.h"
 
@@ -564,6 +566,68 @@ py::tuple read_selection(const py::bytes& result, i32 tiers) {
                         std::vector<u32>(state.taken, state.taken + tiers));
 }
 
+// Where the slots of images of these sizes begin in the points' file, in bytes; [N + 1].
+Array<i64> point_slots(const Array<i32>& heights, const Array<i32>& widths) {
+  const i64 count = heights.size();
+  if (widths.size() != count)
+    throw py::value_error("widths: got " + std::to_string(widths.size()) + ", expected " +
+                          std::to_string(count) + ", as many as heights");
+  Array<i64> slots(count + 1);
+  i64* const out = slots.mutable_data();
+  out[0] = 0;
+  for (i64 i = 0; i < count; ++i)
+    out[i + 1] = out[i] + slot_bytes(heights.data()[i], widths.data()[i]);
+  return slots;
+}
+
+// A vector as a numpy array that owns it.
+Array<u8> to_array(std::vector<u8>&& bytes) {
+  auto* const owned = new std::vector<u8>(std::move(bytes));
+  const py::capsule owner(owned, [](void* p) { delete static_cast<std::vector<u8>*>(p); });
+  return Array<u8>((py::ssize_t)owned->size(), owned->data(), owner);
+}
+
+// Encoded excerpts, and where they begin in their images: int32 [P, 2], (y, x).
+std::pair<py::list, Array<i32>> make_excerpts(ExcerptMaker& maker,
+                                              const std::variant<Array<u8>, py::list>& images,
+                                              const Array<i32>& sizes, const Array<i32>& reads,
+                                              const Array<i64>& slots, int threads) {
+  const i64 count = slots.size();
+  std::vector<ExcerptTask> tasks((size_t)count);
+  std::vector<Array<u8>> held;  // while the GIL is not
+  for (i64 i = 0; i < count; ++i) {
+    ExcerptTask& task = tasks[(size_t)i];
+    const i32 *size = sizes.data() + 2 * i, *read = reads.data() + 4 * i;
+    task.height = size[0];
+    task.width = size[1];
+    task.reads = {read[0], read[1], read[2], read[3]};
+    task.slot = slots.data()[i];
+    if (const auto* names = std::get_if<Array<u8>>(&images)) {
+      const i64 length = names->shape(1);
+      const char* const name = reinterpret_cast<const char*>(names->data()) + i * length;
+      task.path.assign(name, strnlen(name, (size_t)length));
+      task.bytes = {nullptr, 0};
+    } else {
+      held.push_back(py::cast<Array<u8>>(std::get<py::list>(images)[(size_t)i]));
+      task.bytes = {held.back().data(), held.back().size()};
+    }
+  }
+  std::vector<Excerpt> excerpts;
+  {
+    const py::gil_scoped_release release;
+    excerpts = maker.make(tasks, threads);
+  }
+  py::list encoded((size_t)count);
+  Array<i32> origins({count, (i64)2});
+  for (i64 i = 0; i < count; ++i) {
+    Excerpt& excerpt = excerpts[(size_t)i];
+    encoded[(size_t)i] = to_array(std::move(excerpt.jpeg));
+    origins.mutable_data()[2 * i] = excerpt.y;
+    origins.mutable_data()[2 * i + 1] = excerpt.x;
+  }
+  return {encoded, origins};
+}
+
 py::dict device_sources() {
   py::dict sources;
   for (const DeviceSource* source = kDeviceSources; source->name; ++source)
@@ -635,6 +699,12 @@ PYBIND11_MODULE(_C, module) {
              py::arg("dtype"));
 
   module.def("stage", &stage, py::arg("table"), py::arg("to"));
+
+  module.def("point_slots", &point_slots, py::arg("heights"), py::arg("widths"));
+  py::class_<ExcerptMaker>(module, "ExcerptMaker", "Cuts excerpts out of a batch's JPEGs")
+      .def(py::init<int>(), py::arg("points_file"))
+      .def("make", &make_excerpts, py::arg("images"), py::arg("sizes"), py::arg("reads"),
+           py::arg("slots"), py::arg("threads"));
 
   module.attr("MAX_TIERS") = kMaxTiers;
   module.attr("MOST_SELECT_BLOCKS") = kMostSelectBlocks;

@@ -190,6 +190,32 @@ def scale_gradient(
 def stage(table: NDArray[np.uint8], to: int) -> list[Launch]:
     """The launches that write bytes, a multiple of 4, to an address. They have no CPU kernel."""
 
+def point_slots(heights: NDArray[np.int32], widths: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Where the slots of images of these sizes begin in a points' file, in bytes; [N + 1]."""
+
+class ExcerptMaker:
+    """Cuts excerpts (csrc/excerpts.h) out of a batch's JPEGs.
+
+    `points_file` is an open file that keeps entry points; the caller closes it, last of all.
+    """
+
+    def __init__(self, points_file: int) -> None: ...
+    def make(
+        self,
+        images: NDArray[np.uint8] | list[NDArray[np.uint8]],
+        sizes: NDArray[np.int32],
+        reads: NDArray[np.int32],
+        slots: NDArray[np.int64],
+        threads: int,
+    ) -> tuple[list[NDArray[np.uint8]], NDArray[np.int32]]:
+        """Encoded excerpts, and where they begin in their images: [P, 2], (y, x).
+
+        `images` are file names [P, L], padded with zeros, or the encoded images; `sizes` are theirs
+        in pixels [P, 2], `reads` what is to be read [P, 4], within them. An excerpt is the whole
+        image where none can be cut, and without bytes where the file cannot be read. Runs without
+        the GIL.
+        """
+
 def select_lowest(
     *,
     losses: int,

@@ -16,7 +16,7 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
-__all__ = ["cache_folder", "cached", "write_whole"]
+__all__ = ["cache_folder", "cached", "points_file", "write_whole"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,11 @@ Arrays = Mapping[str, NDArray[Any]]
 def cache_folder(cache_dir: str | os.PathLike[str] | None) -> Path:
     """``cache_dir``, or the user's cache folder for mixpipe."""
     return Path(cache_dir) if cache_dir is not None else platformdirs.user_cache_path("mixpipe")
+
+
+def points_file(fingerprint: str, cache_dir: str | os.PathLike[str] | None) -> Path:
+    """The file for the entry points of the index of this fingerprint."""
+    return cache_folder(cache_dir) / "points" / fingerprint
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from mixpipe.data.cache import cached
+from mixpipe.data.cache import cached, points_file
 from mixpipe.data.headers import read_sizes, readable
 from mixpipe.data.index import DataError, Index, Names
 from mixpipe.data.listing import Files, Listing, arrange, is_image
@@ -33,7 +33,7 @@ class FolderStore:
     Args:
         root: the folder.
         classes: the training set's class names, so that labels mean the same here.
-        cache_dir: where the index is kept; by default in the user's cache folder.
+        cache_dir: where index and entry points are kept; by default in the user's cache folder.
         skip_unreadable: leave out images that cannot be read, rather than raise.
         progress: show a bar while headers are read.
 
@@ -82,6 +82,7 @@ class FolderStore:
         if classes is not None:
             index = index.with_classes(classes, str(self.root))
         self.index = index
+        self.points = points_file(index.fingerprint, cache_dir)
 
     @property
     def paths(self) -> NDArray[np.uint8]:

@@ -27,6 +27,7 @@ class BytesStore:
     """
 
     paths = None  # the samples are no files
+    points = None
 
     def __init__(
         self,

@@ -21,7 +21,10 @@ _SPLITS = {"train", "val", "valid", "validation", "test"}
 
 @runtime_checkable
 class Store(Protocol):
-    """Encoded images by sample id."""
+    """Encoded images by sample id.
+
+    Its methods are called from several threads.
+    """
 
     @property
     def index(self) -> Index:
@@ -32,6 +35,13 @@ class Store(Protocol):
         """Files that the decoder reads by itself: uint8 ``[N, L]``, padded with zeros.
 
         None where the samples are no files of their own; ``encoded`` is asked then.
+        """
+
+    @property
+    def points(self) -> Path | None:
+        """The file that keeps the entry points of the samples' JPEGs from run to run.
+
+        None: they are kept in memory, and found anew by each run.
         """
 
     def name(self, sample: int) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from mixpipe.data.cache import cached
+from mixpipe.data.cache import cached, points_file
 from mixpipe.data.headers import read_sizes, readable
 from mixpipe.data.index import DataError, Index, Names, byte_matrix
 from mixpipe.data.listing import Files, Listing, arrange, is_image
@@ -33,7 +33,7 @@ class TarStore:
         path: an uncompressed tar.
         prefix: the folder in the tar that holds the class folders, such as ``"train"``.
         classes: the training set's class names, so that labels mean the same here.
-        cache_dir: where the index is kept; by default in the user's cache folder.
+        cache_dir: where index and entry points are kept; by default in the user's cache folder.
         skip_unreadable: leave out images that cannot be read, rather than raise.
         progress: show a bar while the tar is indexed.
 
@@ -104,6 +104,7 @@ class TarStore:
         if classes is not None:
             index = index.with_classes(classes, where)
         self.index = index
+        self.points = points_file(index.fingerprint, cache_dir)
         self._where = where
 
     def name(self, sample: int) -> str:

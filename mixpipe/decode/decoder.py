@@ -6,6 +6,7 @@ import io
 import logging
 import re
 from collections.abc import Generator, Iterable
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from mixpipe.data import Store
+from mixpipe.decode.excerpts import Excerpts
 from mixpipe.decode.feed import Feed
 from mixpipe.decode.graph import build_pipeline
 from mixpipe.plan import DecodeJob
@@ -76,7 +78,8 @@ class Decoder:
             raise ValueError(f"prefetch: expected at least 1, got {prefetch}")
         self.threads = threads
         self.prefetch = prefetch
-        self._feed = Feed(store, _FIRST_CAPACITY)
+        self._excerpts = Excerpts(store, threads)
+        self._feed = Feed(self._excerpts, _FIRST_CAPACITY)
         self._pipeline: Any = None
         self._running = False
 
@@ -126,6 +129,7 @@ class Decoder:
     def close(self) -> None:
         """Free the graph with its threads and memory; the next ``decode`` builds it anew."""
         self._pipeline = None
+        self._feed.close()
 
     def _next_outputs(self) -> tuple[DecodeJob, list[Tensor]] | None:
         """The next batch, or None at the end."""
@@ -155,7 +159,6 @@ class Decoder:
         index = device.index if device.index is not None else 0
         return build_pipeline(
             self._feed,
-            by_name=self.store.paths is not None,
             max_rectangles=self._feed.capacity,
             device_id=index if device.type == "cuda" else None,
             threads=self.threads,
@@ -192,30 +195,23 @@ class Decoder:
             for job in self._feed.under_way
             for i in range(len(job.ids))
         ]
-        feed = Feed(self.store, capacity=1)
-        feed.start(jobs)
-        pipeline = build_pipeline(
-            feed,
-            by_name=self.store.paths is not None,
-            max_rectangles=1,
-            device_id=None,
-            threads=1,
-            prefetch=1,
-        )
-        for job in jobs:
-            sample = int(job.ids[0])
-            try:
-                pipeline.run()
-            except RuntimeError as reason:
-                return DecodeError(
-                    f"{self.store.name(sample)}: cannot be decoded "
-                    f"({_fault(self.store, sample) or _reason(reason)}); if it was changed since "
-                    "the data was opened, open it again, with skip_unreadable=True to leave "
-                    "unreadable images out",
-                    sample,
-                )
-            except StopIteration:  # its bytes cannot be had
-                return DecodeError(f"{self.store.name(sample)}: {feed.error}", sample)
+        with closing(Feed(self._excerpts, capacity=1)) as feed:
+            feed.start(jobs)
+            pipeline = build_pipeline(feed, max_rectangles=1, device_id=None, threads=1, prefetch=1)
+            for job in jobs:
+                sample = int(job.ids[0])
+                try:
+                    pipeline.run()
+                except RuntimeError as reason:
+                    return DecodeError(
+                        f"{self.store.name(sample)}: cannot be decoded "
+                        f"({_fault(self.store, sample) or _reason(reason)}); if it was changed "
+                        "since the data was opened, open it again, with skip_unreadable=True to "
+                        "leave unreadable images out",
+                        sample,
+                    )
+                except StopIteration:  # its bytes cannot be had
+                    return DecodeError(f"{self.store.name(sample)}: {feed.error}", sample)
         return DecodeError(
             f"one of {len(jobs)} images failed ({_reason(error)}), though each of them can be "
             "decoded by itself on the CPU",

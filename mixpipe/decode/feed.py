@@ -4,26 +4,38 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mixpipe.data import Store
+from mixpipe.decode.excerpts import Excerpts
 from mixpipe.decode.graph import Inputs
 from mixpipe.plan import DecodeJob
 
 __all__ = ["Feed"]
 
 
+class _Coming(NamedTuple):
+    """The next batch, in the making."""
+
+    job: DecodeJob
+    inputs: Future[Inputs]
+
+
 class Feed:
     """Turns decode jobs into the graph's inputs, and keeps those that are under way.
 
-    The pipeline calls it from ``run()``. An error in making a batch ends the epoch
-    (``StopIteration``) and waits in ``error`` until the batches before it are out.
+    The pipeline calls it from ``run()``, in the caller's thread, which must not wait for files: a
+    thread of its own makes the next batch's inputs while the graph decodes the one before. An error
+    in making a batch ends the epoch (``StopIteration``) and waits in ``error`` until the batches
+    before it are out.
 
     Args:
-        store: where the samples are.
+        excerpts: reads the samples.
+        capacity: rectangles that the graph takes at most.
 
     Attributes:
         capacity: rectangles that the graph takes at most.
@@ -32,13 +44,15 @@ class Feed:
         error: what went wrong in making a batch.
     """
 
-    def __init__(self, store: Store, capacity: int) -> None:
-        self.store = store
+    def __init__(self, excerpts: Excerpts, capacity: int) -> None:
+        self.excerpts = excerpts
         self.capacity = capacity
         self.under_way: deque[DecodeJob] = deque()
         self.too_large: DecodeJob | None = None
         self.error: Exception | None = None
         self._jobs: Iterator[DecodeJob] = iter(())
+        self._coming: _Coming | Exception | None = None  # None: not yet asked for
+        self._thread: ThreadPoolExecutor | None = None
 
     def start(self, jobs: Iterable[DecodeJob]) -> None:
         """Begin with new jobs."""
@@ -49,33 +63,54 @@ class Feed:
     def stop(self) -> None:
         """Hand out no more; what is under way comes out."""
         self._jobs = iter(())
-        self.too_large = self.error = None
+        self._coming = self.too_large = self.error = None
+
+    def close(self) -> None:
+        """Stop, and end the thread; it comes back when it is needed."""
+        self.stop()
+        if self._thread is not None:
+            self._thread.shutdown()
+            self._thread = None
 
     def __call__(self) -> Inputs:
         """The next batch."""
+        coming = self._coming or self._begin()
+        self.too_large = None
         try:
-            job = next(self._jobs) if self.too_large is None else self.too_large
-            if len(job.ids) > self.capacity:
-                self.too_large = job
+            if isinstance(coming, Exception):
+                raise coming
+            if len(coming.job.ids) > self.capacity:
+                self._coming, self.too_large = coming, coming.job
                 raise StopIteration
-            inputs = self._inputs(job)
+            self._coming = self._begin()
+            inputs = coming.inputs.result()
         except StopIteration:
             raise
         except Exception as error:
+            self.stop()
             self.error = error
-            self._jobs = iter(())
             raise StopIteration from None
-        self.too_large = None
-        self.under_way.append(job)
+        self.under_way.append(coming.job)
         return inputs
 
+    def _begin(self) -> _Coming | Exception:
+        """Begin with the inputs of the next job; an error is kept until that is asked for."""
+        try:
+            job = next(self._jobs)
+            _check(job, self.excerpts.store)
+        except Exception as error:
+            self._jobs = iter(())
+            return error
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="mixpipe-feed")
+        return _Coming(job, self._thread.submit(self._inputs, job))
+
     def _inputs(self, job: DecodeJob) -> Inputs:
-        _check(job, self.store)
-        paths = self.store.paths
+        encoded, origins = self.excerpts(job)
         return Inputs(
-            encoded=self.store.encoded(job.ids) if paths is None else paths[job.ids],
+            encoded=encoded,
             ids=_packed(job.ids, np.int64),
-            start=_packed(job.reads[:, :2], np.int32),
+            start=_packed(job.reads[:, :2] - origins, np.int32),
             shape=_packed(job.reads[:, 2:] - job.reads[:, :2], np.int32),
         )
 

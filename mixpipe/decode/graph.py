@@ -1,7 +1,7 @@
-"""The DALI graph: read, and decode only what is needed.
+"""The DALI graph: decode only what is needed.
 
-    names ─► read ─► decode `reads` ─► rectangles (uint8 HWC)
-    ids ──────────────────────────────► ids
+    excerpts ─► decode `reads` ─► rectangles (uint8 HWC)
+    ids ────────────────────────► ids
 
 One graph serves CPU and GPU: only the decoder's device differs.
 """
@@ -21,12 +21,12 @@ __all__ = ["Inputs", "build_pipeline"]
 class Inputs(NamedTuple):
     """One batch as the graph takes it; P rectangles."""
 
-    encoded: NDArray[np.uint8] | list[NDArray[np.uint8]]
-    """File names ``[P, L]``, padded with zeros, or the encoded images themselves."""
+    encoded: list[NDArray[np.uint8]]
+    """Encoded images, or excerpts of them."""
     ids: NDArray[np.int64]
     """``[P]``, handed through."""
     start: NDArray[np.int32]
-    """``[P, 2]`` (y, x): where decoding starts, in pixels of the image."""
+    """``[P, 2]`` (y, x): where decoding starts, in pixels of the excerpt."""
     shape: NDArray[np.int32]
     """``[P, 2]`` (h, w): the pixels to decode."""
 
@@ -34,7 +34,6 @@ class Inputs(NamedTuple):
 def build_pipeline(
     source: Callable[[], Inputs],
     *,
-    by_name: bool,
     max_rectangles: int,
     device_id: int | None,
     threads: int,
@@ -44,7 +43,6 @@ def build_pipeline(
 
     Args:
         source: gives the next batch; ``StopIteration`` ends the epoch.
-        by_name: ``Inputs.encoded`` are file names.
         max_rectangles: the largest batch.
         device_id: the GPU that decodes, None for the CPU.
         threads: CPU threads.
@@ -71,8 +69,6 @@ def build_pipeline(
             dtype=[types.UINT8, types.INT64, types.INT32, types.INT32],
             ndim=[1, 0, 1, 1],
         )
-        if by_name:
-            encoded = fn.io.file.read(encoded)
         rectangles = fn.decoders.image_slice(
             encoded,
             device="cpu" if device_id is None else "mixed",

@@ -6,6 +6,7 @@ import hashlib
 import io
 import logging
 import math
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -16,7 +17,7 @@ import platformdirs
 from PIL import Image
 from tqdm import tqdm
 
-__all__ = ["find_photos", "make_corpus"]
+__all__ = ["find_photos", "make_corpus", "multiplied"]
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +84,26 @@ def make_corpus(photos: Path | None, count: int, cache_dir: Path | None = None) 
         shutil.rmtree(beside, ignore_errors=True)
     logger.info("%d JPEGs from %d photographs in %s", count, len(sources), corpus)
     return corpus
+
+
+def multiplied(corpus: Path, times: int) -> Path:
+    """A corpus with every JPEG of another so many times, beside it and kept, of hard links."""
+    if times == 1:
+        return corpus
+    larger = corpus.with_name(f"{corpus.name}-x{times}")
+    if larger.exists():
+        return larger
+    beside = Path(tempfile.mkdtemp(dir=corpus.parent, prefix=f".{larger.name}."))
+    try:
+        for path in sorted(corpus.glob("*/*.jpg")):
+            place = beside / path.parent.name
+            place.mkdir(exist_ok=True)
+            for i in range(times):
+                os.link(path, place / f"{path.stem}_{i}.jpg")
+        beside.rename(larger)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return larger
 
 
 def _fill(folder: Path, sources: list[Path], count: int) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from tqdm import tqdm
 
-from mixpipe.bench.corpus import make_corpus
+from mixpipe.bench.corpus import make_corpus, multiplied
 from mixpipe.bench.measure import Cost, LoaderProcess
 from mixpipe.bench.rivals import CONTENDERS, Contender, Settings
 from mixpipe.bench.rounds import spread
@@ -35,6 +36,9 @@ def compare_loaders(
     progress: bool = False,
 ) -> list[dict[str, Any]]:
     """Times every contender, interleaved: a round is one epoch of each, in turning order.
+
+    An epoch gives as many outputs of each: for composites of k images it has the corpus k times,
+    since the start and the end of an epoch would weigh more in a short one.
 
     Args:
         photos: see ``make_corpus``.
@@ -70,7 +74,10 @@ def compare_loaders(
                 notes[contender.name] = f"{contender.missing} is not installed"
                 continue
             try:
-                running[contender.name] = LoaderProcess(contender.name, settings)
+                corpus = multiplied(settings.corpus, contender.images)
+                running[contender.name] = LoaderProcess(
+                    contender.name, replace(settings, corpus=corpus)
+                )
                 peaks[contender.name] = running[contender.name].peak_mib()
             except RuntimeError as error:
                 notes[contender.name] = str(error).strip().splitlines()[-1]

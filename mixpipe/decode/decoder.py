@@ -197,9 +197,7 @@ class Decoder:
         ]
         with closing(Feed(self._excerpts, capacity=1)) as feed:
             feed.start(jobs)
-            pipeline = build_pipeline(
-                feed, max_rectangles=1, device_id=None, threads=1, prefetch=1
-            )
+            pipeline = build_pipeline(feed, max_rectangles=1, device_id=None, threads=1, prefetch=1)
             for job in jobs:
                 sample = int(job.ids[0])
                 try:

@@ -21,7 +21,7 @@ from mixpipe.plan import DecodeJob
 FOLDER = Path(__file__).parent.parent / "photos"
 BASELINE = {path.stem: path.read_bytes() for path in FOLDER.glob("*.jpg") if path.stem != "rocket"}
 # Other samplings of the colours than Pillow writes, and kinds that no excerpt is cut from.
-KINDS = {path.stem: path.read_bytes() for path in (FOLDER / "sampling").glob("*.jpg")}
+KINDS = {path.stem: path.read_bytes() for path in (Path(__file__).parent / "kinds").glob("*.jpg")}
 REFUSED = ("restarts", "three_scans", "arithmetic")
 SAMPLINGS = {name: data for name, data in KINDS.items() if name not in REFUSED}
 

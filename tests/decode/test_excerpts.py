@@ -18,10 +18,11 @@ from mixpipe.decode import Decoder
 from mixpipe.decode.excerpts import Excerpts
 from mixpipe.plan import DecodeJob
 
-FOLDER = Path(__file__).parent.parent / "photos"
-BASELINE = {path.stem: path.read_bytes() for path in FOLDER.glob("*.jpg") if path.stem != "rocket"}
+HERE = Path(__file__).parent
+PHOTOS = HERE.parent / "photos"
+BASELINE = {path.stem: path.read_bytes() for path in PHOTOS.glob("*.jpg") if path.stem != "rocket"}
 # Other samplings of the colours than Pillow writes, and kinds that no excerpt is cut from.
-KINDS = {path.stem: path.read_bytes() for path in (FOLDER / "sampling").glob("*.jpg")}
+KINDS = {path.stem: path.read_bytes() for path in (HERE / "jpegs").glob("*.jpg")}
 REFUSED = ("restarts", "three_scans", "arithmetic")
 SAMPLINGS = {name: data for name, data in KINDS.items() if name not in REFUSED}
 

@@ -1,7 +1,7 @@
 """Where samples live: image folders, tars of encoded images, bytes from Python.
 
 A *store* numbers its samples 0..N-1, knows their classes and sizes (the *index*) and hands out
-their encoded bytes, by file name where DALI can read the files by itself.
+their encoded bytes, by file name where each is a file of its own.
 """
 
 from mixpipe.data.embedded import embedded

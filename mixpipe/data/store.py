@@ -32,7 +32,7 @@ class Store(Protocol):
 
     @property
     def paths(self) -> NDArray[np.uint8] | None:
-        """Files that the decoder reads by itself: uint8 ``[N, L]``, padded with zeros.
+        """The samples' files: uint8 ``[N, L]``, padded with zeros.
 
         None where the samples are no files of their own; ``encoded`` is asked then.
         """

@@ -39,6 +39,9 @@ def method_command(
         str | None, typer.Option(help="Evaluate on this split [the preset's: the test set].")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda [the preset's].")] = None,
+    finished: Annotated[
+        bool, typer.Option("--finished", help="Begin no run: the table of those that are done.")
+    ] = False,
     json_file: JsonFile = None,
 ) -> None:
     """Train by MixTrain and by its rivals, at equal cost, over seeds; goes on where it stopped."""
@@ -54,6 +57,7 @@ def method_command(
         val_split=val_split,
         device=device,
         known=method.known_runs(json_file) if json_file else (),
+        finished=finished,
         progress=console.is_terminal,
     )
     rows = method.summarise(finished)

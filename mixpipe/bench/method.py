@@ -181,6 +181,7 @@ def run_preset(
     val_split: str | None = None,
     device: str | None = None,
     known: Sequence[Run] = (),
+    finished: bool = False,
     progress: bool = True,
 ) -> list[Run]:
     """Run what is not yet in ``folder``, two files a run; a comparison cut short goes on there.
@@ -198,6 +199,7 @@ def run_preset(
         val_split: evaluate on this split instead of the preset's.
         device: train there instead.
         known: runs of before, from :func:`known_runs`; they are not run again.
+        finished: only what was run before: no run is begun.
         progress: show a progress bar.
 
     Returns:
@@ -231,8 +233,9 @@ def run_preset(
             settings = replace(
                 config, seed=seed, separate=row.separate, epochs=epochs, eval_every=epochs
             )
-            run = _run(row, settings, Path(folder), by_key, progress)
-            runs.append(run)
+            run = _run(row, settings, Path(folder), by_key, finished, progress)
+            if run is not None:
+                runs.append(run)
     return runs
 
 
@@ -344,9 +347,17 @@ def draw(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], title:
 
 
 def _run(
-    row: Row, config: TrainConfig, folder: Path, known: Mapping[str, Run], progress: bool
-) -> Run:
-    """One run, or what is known of it from before; ``config`` is that of this row and seed."""
+    row: Row,
+    config: TrainConfig,
+    folder: Path,
+    known: Mapping[str, Run],
+    finished: bool,
+    progress: bool,
+) -> Run | None:
+    """One run, or what is known of it from before; ``config`` is that of this row and seed.
+
+    None where it would have to be begun and only finished ones are wanted.
+    """
     settings = {"config": config.as_dict(), "options": asdict(row.options)}
     key = _key(config, row.options)
     path = folder / f"seed{config.seed}-{key}.json"
@@ -354,6 +365,8 @@ def _run(
     split, weights = str(config.val_split), path.with_suffix(".pt")
     if run is not None and split in run["evaluations"]:
         return {**run, "row": row.name, "accuracy": run["evaluations"][split]["accuracy"]}
+    if finished and not (run is not None and weights.exists()):
+        return None
     trainer = Trainer(
         config, make_policy(row.options, config.epochs), name=row.name, progress=progress
     )
@@ -373,7 +386,7 @@ def _run(
     finally:
         trainer.close()
     write_json(path, run)
-    return _run(row, config, folder, known, progress)  # as it was written
+    return _run(row, config, folder, known, finished, progress)  # as it was written
 
 
 def _key(config: TrainConfig, options: PolicyOptions) -> str:

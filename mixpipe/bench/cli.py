@@ -48,7 +48,7 @@ def method_command(
     if preset not in method.PRESETS:
         raise ValueError(f"--preset: expected one of {', '.join(method.PRESETS)}, got {preset!r}")
     chosen = method.PRESETS[preset]
-    finished = method.run_preset(
+    done = method.run_preset(
         chosen,
         runs or Path("runs") / f"method-{preset}",
         data=data,
@@ -60,7 +60,7 @@ def method_command(
         finished=finished,
         progress=console.is_terminal,
     )
-    rows = method.summarise(finished)
+    rows = method.summarise(done)
     figures = method.method_figures(rows)
     columns = ("way", "accuracy %", "±", "network inputs", "saved", "steps", "seconds", "seeds")
     table = Table(*columns, title=chosen.about)

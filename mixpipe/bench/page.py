@@ -273,7 +273,7 @@ def _draw_kernels(path: Path, rows: Sequence[Row], title: str) -> None:
                 place += 1.0
             place += 0.7
         axes.set_yticks(places, labels, fontsize=5)
-        axes.invert_yaxis()
+        axes.set_ylim(place, -1.0)  # the first on top, no margins
         axes.axvline(1.0, color="black", linewidth=0.8)
         axes.set_xscale("log")
         axes.set_xlabel("time over mixpipe's: median, least and most")

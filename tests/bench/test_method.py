@@ -44,7 +44,7 @@ def test_runs_are_kept_and_not_run_again(preset, tmp_path):
     assert method.known_runs(tmp_path / "none.json") == []
     # A table may be of what is done so far.
     done = method.run_preset(preset, tmp_path, finished=True, progress=False)
-    assert done == first
+    assert done == both
     # Other settings are other runs.
     changed = replace(preset, config=replace(preset.config, epochs=3))
     assert (

@@ -242,8 +242,9 @@ def test_a_hundred_breaks_leave_nothing_behind(store):
     for _ in range(100):
         run_epoch(loader, 2)
     after = use()
-    assert after[0] == threads
-    assert after[1] == files
+    # Fewer where threads of earlier tests end meanwhile.
+    assert after[0] <= threads
+    assert after[1] <= files
     # 100 breaks may move the allocator's pools; a leaked batch each would be 7,500 pages.
     assert after[2] - pages < 2000
 

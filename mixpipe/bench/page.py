@@ -37,7 +37,7 @@ def write_page(page: Path, results: Path, images: Path) -> list[str]:
     Raises:
         ValueError: the page has no sections.
     """
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     used = []
 
     def section(match: re.Match[str]) -> str:

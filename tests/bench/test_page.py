@@ -76,7 +76,7 @@ PAGE = "\n".join(f"Before {n}.\n<!-- begin {n} -->\nold\n<!-- end {n} -->" for n
 def project(tmp_path):
     page = tmp_path / "docs" / "benchmarks.md"
     page.parent.mkdir()
-    page.write_text(PAGE.replace("method-one", "method-*") + "\nAfter.\n")
+    page.write_text(PAGE.replace("method-one", "method-*") + "\nAfter.\n", encoding="utf-8")
     for name, rows in ROWS.items():
         path = tmp_path / "benchmarks" / "results" / f"{name}.json"
         write_report(path, rows, [Figure("fast", 0.5, ">= 0.6")], command=f"bench {name}")
@@ -87,7 +87,7 @@ def test_sections_are_rewritten_and_the_rest_is_kept(project):
     page = project / "docs" / "benchmarks.md"
     arguments = (page, project / "benchmarks" / "results", project / "docs" / "images")
     assert write_page(*arguments) == list(ROWS)
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     assert "old" not in text
     assert text.startswith("Before plan.\n<!-- begin plan -->")
     assert text.endswith("After.\n")
@@ -105,19 +105,19 @@ def test_sections_are_rewritten_and_the_rest_is_kept(project):
         with Image.open(project / "docs" / "images" / f"{name}.png") as plot:
             assert plot.size[0] > 500
     write_page(*arguments)
-    assert page.read_text() == text
+    assert page.read_text(encoding="utf-8") == text
 
 
 def test_a_section_without_result_says_so(project):
     (project / "benchmarks" / "results" / "plan.json").unlink()
     page = project / "docs" / "benchmarks.md"
     write_page(page, project / "benchmarks" / "results", project / "docs" / "images")
-    assert "<!-- begin plan -->\n\nNo result yet." in page.read_text()
+    assert "<!-- begin plan -->\n\nNo result yet." in page.read_text(encoding="utf-8")
 
 
 def test_a_page_without_sections_is_an_error(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("Nothing.")
+    page.write_text("Nothing.", encoding="utf-8")
     with pytest.raises(ValueError, match=r"page\.md: no section found"):
         write_page(page, tmp_path, tmp_path)
 
@@ -130,4 +130,4 @@ def test_the_command_works_on_the_project_in_hand(project, monkeypatch):
     result = CliRunner().invoke(cli.app, ["bench", "report"])
     assert result.exit_code == 0, result.output
     assert "plan" in result.output
-    assert "| mixed | 3 |" in (project / "docs" / "method.md").read_text()
+    assert "| mixed | 3 |" in (project / "docs" / "method.md").read_text(encoding="utf-8")

@@ -161,10 +161,9 @@ def launcher() -> Launcher:
 
     def on_device(device: torch.device) -> AbstractContextManager[object]:  # needs a GPU
         check_device(torch.cuda.get_device_capability(device), torch.cuda.get_device_name(device))
-        stream = torch.cuda.current_stream(device).cuda_stream
         stack = ExitStack()
         stack.enter_context(cupy.cuda.Device(device.index))
-        stack.enter_context(cupy.cuda.ExternalStream(stream, device.index))
+        stack.enter_context(stream_of(cupy, torch.cuda.current_stream(device).cuda_stream))
         return stack
 
     def capturing(device: torch.device) -> bool:  # needs a GPU
@@ -184,6 +183,30 @@ def launcher() -> Launcher:
         return compiled
 
     return Launcher(load, on_device, capturing)
+
+
+class _Borrowed:
+    """A stream that is torch's, in the words of the CUDA stream protocol.
+
+    torch's own streams speak it only in newer releases.
+    """
+
+    def __init__(self, handle: int) -> None:
+        self.handle = handle
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.handle
+
+
+def stream_of(cupy: Any, handle: int) -> AbstractContextManager[object]:
+    """CuPy's stream of a handle, for the current device."""
+    try:
+        make = cupy.cuda.Stream.from_external
+    except AttributeError:  # CuPy before 14
+        stream: AbstractContextManager[object] = cupy.cuda.ExternalStream(handle)
+    else:
+        stream = make(_Borrowed(handle))
+    return stream
 
 
 def fatbin(source: str) -> Path | None:

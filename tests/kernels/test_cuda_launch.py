@@ -233,3 +233,11 @@ def test_cuda_tensors_reach_the_cuda_kernels() -> None:
     for op in ("compose", "mix_", "dense_targets", "composite_cross_entropy", "scale_gradient"):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"mixpipe::{op}", "CUDA")
     assert mixpipe.__name__ == "mixpipe"
+
+
+@pytest.mark.filterwarnings("error")  # CuPy 14 says of its older class that it is deprecated
+def test_kernels_are_launched_on_the_handle_of_torchs_stream() -> None:
+    for handle in (0, 12345):  # 0: torch's default stream
+        assert cuda.stream_of(pytest.importorskip("cupy"), handle).ptr == handle
+    older = SimpleNamespace(cuda=SimpleNamespace(Stream=object, ExternalStream=lambda ptr: ptr))
+    assert cuda.stream_of(older, 12345) == 12345

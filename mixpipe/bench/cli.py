@@ -42,6 +42,7 @@ def method_command(
     finished: Annotated[
         bool, typer.Option("--finished", help="Begin no run: the table of those that are done.")
     ] = False,
+    jobs: Annotated[int, typer.Option(help="Runs side by side, on parts of the cores.")] = 1,
     json_file: JsonFile = None,
 ) -> None:
     """Train by MixTrain and by its rivals, at equal cost, over seeds; goes on where it stopped."""
@@ -58,6 +59,7 @@ def method_command(
         device=device,
         known=method.known_runs(json_file) if json_file else (),
         finished=finished,
+        jobs=jobs,
         progress=console.is_terminal,
     )
     rows = method.summarise(done)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +99,9 @@ CHOICES = (
 )
 
 
+Work = tuple[Row, TrainConfig]
+
+
 @dataclass(frozen=True)
 class Preset:
     """A comparison.
@@ -182,6 +188,7 @@ def run_preset(
     device: str | None = None,
     known: Sequence[Run] = (),
     finished: bool = False,
+    jobs: int = 1,
     progress: bool = True,
 ) -> list[Run]:
     """Run what is not yet in ``folder``, two files a run; a comparison cut short goes on there.
@@ -200,6 +207,8 @@ def run_preset(
         device: train there instead.
         known: runs of before, from :func:`known_runs`; they are not run again.
         finished: only what was run before: no run is begun.
+        jobs: runs side by side, each in a process of its own with its part of the cores. What the
+            clock says of them then compares nothing.
         progress: show a progress bar.
 
     Returns:
@@ -220,23 +229,31 @@ def run_preset(
         config = replace(config, data=_fashion_tar(data or FASHION, preset.fashion))
     elif data is not None:
         config = replace(config, data=data)
+    if jobs < 1:
+        raise ValueError(f"jobs: expected at least 1, got {jobs}")
     config = replace(
-        config, val_split=val_split or config.val_split, device=device or config.device
+        config,
+        val_split=val_split or config.val_split,
+        device=device or config.device,
+        threads=max(1, len(os.sched_getaffinity(0)) // jobs),
     )
-    work = [(row, seed) for seed in range(seeds or preset.seeds) for row in rows]
-    by_key = {run["key"]: run for run in known}
-    runs = []
-    with tqdm(work, unit="run", disable=not progress) as bar:
-        for row, seed in bar:
-            bar.set_description(f"{row.name}, seed {seed}")
+    work = []
+    for seed in range(seeds or preset.seeds):
+        for row in rows:
             epochs = max(1, round(config.epochs / row.shortened))
             settings = replace(
                 config, seed=seed, separate=row.separate, epochs=epochs, eval_every=epochs
             )
-            run = _run(row, settings, Path(folder), by_key, finished, progress)
-            if run is not None:
-                runs.append(run)
-    return runs
+            work.append((row, settings))
+    one = partial(
+        _run, folder=Path(folder), known={run["key"]: run for run in known}, finished=finished
+    )
+    with tqdm(total=len(work), unit="run", disable=not progress) as bar:
+        runs = []
+        for run in _side_by_side(one, work, jobs) if jobs > 1 else _in_turn(one, work, bar):
+            runs.append(run)
+            bar.update()
+    return [run for run in runs if run is not None]
 
 
 def known_runs(file: str | os.PathLike[str]) -> list[Run]:
@@ -346,9 +363,36 @@ def draw(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], title:
         figure.savefig(file, format="png", dpi=120)
 
 
+def _in_turn(
+    one: Callable[..., Run | None], work: Sequence[Work], bar: Any
+) -> Iterator[Run | None]:
+    for row, config in work:
+        bar.set_description(f"{row.name}, seed {config.seed}")
+        yield one(row, config, progress=not bar.disable)
+
+
+def _side_by_side(
+    one: Callable[..., Run | None], work: Sequence[Work], jobs: int
+) -> Iterator[Run | None]:
+    """The runs in the order of ``work``; what was begun ends before an error is raised."""
+    spawn = multiprocessing.get_context("spawn")  # a process with CUDA cannot be forked
+    threads = work[0][1].threads or 1
+    with ProcessPoolExecutor(
+        jobs, mp_context=spawn, initializer=torch.set_num_threads, initargs=(threads,)
+    ) as pool:
+        futures = [pool.submit(one, row, config, progress=False) for row, config in work]
+        try:
+            for future in futures:
+                yield future.result()
+        finally:  # after an error no further run is begun
+            for future in futures:
+                future.cancel()
+
+
 def _run(
     row: Row,
     config: TrainConfig,
+    *,
     folder: Path,
     known: Mapping[str, Run],
     finished: bool,
@@ -386,7 +430,8 @@ def _run(
     finally:
         trainer.close()
     write_json(path, run)
-    return _run(row, config, folder, known, finished, progress)  # as it was written
+    # As it was written.
+    return _run(row, config, folder=folder, known=known, finished=finished, progress=progress)
 
 
 def _key(config: TrainConfig, options: PolicyOptions) -> str:

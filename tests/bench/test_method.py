@@ -54,6 +54,24 @@ def test_runs_are_kept_and_not_run_again(preset, tmp_path):
         method.run_preset(preset, tmp_path, only=["fast"])
 
 
+def test_runs_side_by_side_are_the_same_runs(preset, tmp_path):
+    preset = replace(preset, config=replace(preset.config, epochs=2), seeds=1)
+    rows = (*preset.rows[:2], method.Row("MixTrain 1.3", PolicyOptions(speedup=1.3, final=0.0)))
+    preset = replace(preset, rows=rows)
+    alone = method.run_preset(preset, tmp_path / "alone", progress=False)
+    together = method.run_preset(preset, tmp_path / "together", jobs=2, progress=False)
+
+    def learnt(run):
+        return run["row"], run["seed"], run["key"], run["accuracy"], run["network_inputs"]
+
+    assert list(map(learnt, together)) == list(map(learnt, alone))
+    with pytest.raises(ValueError, match="jobs: expected at least 1, got 0"):
+        method.run_preset(preset, tmp_path, jobs=0, progress=False)
+    broken = replace(preset, rows=(method.Row("MixTrain 9", PolicyOptions(speedup=9.0)), *rows))
+    with pytest.raises(ValueError, match="speedup: got 9, but the largest attainable"):
+        method.run_preset(broken, tmp_path / "broken", jobs=2, progress=False)
+
+
 def test_the_same_run_is_judged_on_another_split(preset, tmp_path, folder):
     config = replace(preset.config, epochs=1)  # far from right, so that splits differ
     preset = replace(preset, config=config)

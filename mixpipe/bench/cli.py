@@ -156,6 +156,8 @@ def loader_command(
     images: Annotated[int, typer.Option(help="JPEGs to make of them.")] = 1024,
     rounds: Annotated[int, typer.Option(help="Timed epochs of each loader.")] = 5,
     threads: Annotated[int, typer.Option(help="Threads or workers of each loader.")] = 2,
+    times: Annotated[int, typer.Option(help="An epoch has the JPEGs so many times.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, or cuda: outputs are wanted there.")] = "cpu",
     only: Annotated[list[str] | None, typer.Option(help="Rows to measure [all].")] = None,
     json_file: JsonFile = None,
 ) -> None:
@@ -165,10 +167,13 @@ def loader_command(
         images=images,
         rounds=rounds,
         threads=threads,
+        times=times,
+        device=device,
         only=only or (),
         progress=console.is_terminal,
     )
-    if not only:
+    whole = not only and device == "cpu"
+    if whole:
         settings = Settings(make_corpus(photos, images), threads=threads)
         rows += watch_epochs(settings, progress=console.is_terminal)
     columns = ("CPU ms/output", "CPU ms/image", "outputs/s", "images/s", "peak MiB")
@@ -178,8 +183,8 @@ def loader_command(
             if row["kind"] == kind:
                 table.add_row(row["name"], *_loader_cells(row))
         console.print(table)
-    figures = loader_figures(rows)
-    if not only:
+    figures = loader_figures(rows, device)
+    if whole:
         figures += steady_figures(rows)
     print_figures(figures)
     if json_file is not None:

@@ -32,6 +32,8 @@ def compare_loaders(
     rounds: int = 5,
     batch_size: int = 64,
     threads: int = 2,
+    times: int = 1,
+    device: str = "cpu",
     only: Sequence[str] = (),
     progress: bool = False,
 ) -> list[dict[str, Any]]:
@@ -46,6 +48,8 @@ def compare_loaders(
         rounds: epochs timed of each, after one that is not.
         batch_size: outputs a batch.
         threads: threads or worker processes of each.
+        times: an epoch has the corpus so many times, for machines that are through it in no time.
+        device: where outputs are wanted, see `Settings`.
         only: names of the contenders; by default all.
         progress: show a bar.
 
@@ -61,29 +65,31 @@ def compare_loaders(
         if name not in names:
             raise ValueError(f"--only: expected one of {', '.join(names)}, got {name!r}")
     chosen = [c for c in CONTENDERS if not only or c.name in only]
-    settings = Settings(make_corpus(photos, images), batch_size, threads=threads)
+    settings = Settings(make_corpus(photos, images), batch_size, threads=threads, device=device)
     notes: dict[str, str] = {}
     running: dict[str, LoaderProcess] = {}
     costs: dict[str, list[Cost]] = {}
     peaks: dict[str, float] = {}
     bar = tqdm(total=len(chosen) * (rounds + 1), unit="epoch", disable=not progress)
     try:
+        bar.set_description("starting all")
         for contender in chosen:
-            bar.set_description(f"starting {contender.name}")
             if contender.missing:
                 notes[contender.name] = f"{contender.missing} is not installed"
-                continue
-            try:
-                corpus = multiplied(settings.corpus, contender.images)
+            else:
+                corpus = multiplied(settings.corpus, times * contender.images)
                 running[contender.name] = LoaderProcess(
                     contender.name, replace(settings, corpus=corpus)
                 )
-                peaks[contender.name] = running[contender.name].peak_mib()
+        for name, process in list(running.items()):
+            bar.set_description(f"warming up {name}")
+            try:
+                process.ready()
+                peaks[name] = process.peak_mib()
             except RuntimeError as error:
-                notes[contender.name] = str(error).strip().splitlines()[-1]
-                logger.warning("%s is left out: %s", contender.name, error)
-                if contender.name in running:
-                    running.pop(contender.name).close()
+                notes[name] = str(error).strip().splitlines()[-1]
+                logger.warning("%s is left out: %s", name, error)
+                running.pop(name).close()
             bar.update()
         for number in range(rounds):
             order = list(running) if number % 2 == 0 else list(reversed(running))
@@ -103,18 +109,30 @@ def compare_loaders(
     ]
 
 
-def loader_figures(rows: Sequence[dict[str, Any]]) -> list[Figure]:
-    """The figures that the project has set itself, from the rows that there are."""
+def loader_figures(rows: Sequence[dict[str, Any]], device: str = "cpu") -> list[Figure]:
+    """The figures that the project has set itself, from the rows that there are.
+
+    It has set itself none for a GPU: there the figures are throughputs, without goals.
+    """
     by_name = {row["name"]: row for row in rows if "note" not in row}
     figures = []
 
-    def compare(name: str, first: str, second: str, goal: str, of: str = "cpu") -> None:
+    def compare(name: str, first: str, second: str, goal: str | None, of: str) -> None:
         """The median over the rounds of second's outputs a (CPU) second under first's."""
         if first in by_name and second in by_name:
             pairs = zip(by_name[first]["rounds"], by_name[second]["rounds"], strict=True)
             figures.append(Figure(name, median(a[of] / b[of] for a, b in pairs), goal))
 
     cpu, speed = "cpu_ms_per_output", "outputs_per_s"
+    if device != "cpu":
+        for rival in ("DALI", "torchvision PIL", "torchvision tensors"):
+            compare(f"plain: images/s against {rival}", "mixpipe", rival, None, speed)
+        for several in ("two", "four"):
+            name = f"time of a composite of {several} against a plain image"
+            compare(name, "mixpipe, one", f"mixpipe, {several}", None, speed)
+        for rival in ("DALI multi_paste", "torchvision PIL + CutMix"):
+            compare(f"composites/s against {rival}", "mixpipe, two", rival, None, speed)
+        return figures
     compare("plain: CPU time against DALI's reader", "mixpipe", "DALI", "<= 1.05", cpu)
     for rival, goal in (("torchvision PIL", ">= 1.7"), ("torchvision tensors", ">= 1.3")):
         compare(f"plain: images/s against {rival}", "mixpipe", rival, goal, speed)

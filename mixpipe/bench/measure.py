@@ -42,9 +42,6 @@ class LoaderProcess:
     Args:
         name: of one of ``CONTENDERS``.
         settings: for all contenders.
-
-    Raises:
-        RuntimeError: it cannot be made or failed, with its traceback.
     """
 
     def __init__(self, name: str, settings: Settings) -> None:
@@ -53,6 +50,13 @@ class LoaderProcess:
         self._process = spawn.Process(target=_serve, args=(theirs, name, settings))
         self._process.start()
         theirs.close()
+
+    def ready(self) -> None:
+        """Wait until it is made; to be called once, before the first epoch.
+
+        Raises:
+            RuntimeError: it cannot be made, with its traceback.
+        """
         self._answer()
 
     def run(self) -> Cost:

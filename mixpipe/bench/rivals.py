@@ -37,12 +37,20 @@ class Settings:
         batch_size: outputs a batch.
         size: height and width of an output.
         threads: threads or worker processes, whichever the contender works with.
+        device: where outputs are wanted. On a GPU mixpipe and DALI decode and compose there, and
+            the others' batches are copied there, from pinned memory where they can pin it.
     """
 
     corpus: Path
     batch_size: int = 64
     size: int = 224
     threads: int = 2
+    device: str = "cpu"
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether outputs are wanted on a GPU."""
+        return torch.device(self.device).type == "cuda"
 
 
 class Contender(NamedTuple):
@@ -69,13 +77,16 @@ class Contender(NamedTuple):
         return next(absent, None)
 
 
-def _count(batches: Iterable[Any]) -> int:
-    """Runs through an epoch's ``(images, target)``."""
-    return sum(len(batch[0]) for batch in batches)
+def _count(batches: Iterable[Any], settings: Settings) -> int:
+    """Runs through an epoch's ``(images, target)``, until all of it is where it is wanted."""
+    outputs = sum(len(batch[0].to(settings.device, non_blocking=True)) for batch in batches)
+    if settings.on_gpu:
+        torch.cuda.synchronize()
+    return outputs
 
 
-def _over(loader: Iterable[Any]) -> Epoch:
-    return lambda: _count(loader)
+def _over(loader: Iterable[Any], settings: Settings) -> Epoch:
+    return lambda: _count(loader, settings)
 
 
 # --- torchvision ----------------------------------------------------------------------------------
@@ -118,12 +129,13 @@ def _data_loader(settings: Settings, dataset: Any, images: int = 1, collate: Any
         shuffle=True,
         num_workers=settings.threads,
         persistent_workers=True,
+        pin_memory=settings.on_gpu,
         collate_fn=collate,
     )
 
 
 def _torchvision(settings: Settings, *, tensors: bool) -> Epoch:
-    return _over(_data_loader(settings, _folder(settings, tensors=tensors)))
+    return _over(_data_loader(settings, _folder(settings, tensors=tensors)), settings)
 
 
 def _torchvision_threads(settings: Settings) -> Epoch:
@@ -141,7 +153,7 @@ def _torchvision_threads(settings: Settings) -> Epoch:
             images, labels = zip(*ahead.pop(0), strict=True)
             yield torch.stack(images), torch.tensor(labels)
 
-    return lambda: _count(batches())
+    return lambda: _count(batches(), settings)
 
 
 def _halves(mix: Any, items: list[Any]) -> tuple[Tensor, Tensor]:
@@ -155,7 +167,7 @@ def _torchvision_cutmix(settings: Settings, *, tensors: bool) -> Epoch:
 
     collate = partial(_halves, v2.CutMix(num_classes=1000))
     dataset = _folder(settings, tensors=tensors)
-    return _over(_data_loader(settings, dataset, images=2, collate=collate))
+    return _over(_data_loader(settings, dataset, images=2, collate=collate), settings)
 
 
 # --- timm -----------------------------------------------------------------------------------------
@@ -171,7 +183,7 @@ def _timm(settings: Settings, *, half: bool) -> Epoch:
         is_training=True,
         color_jitter=0.0,
         num_workers=settings.threads,
-        device=torch.device("cpu"),
+        device=torch.device(settings.device),
         img_dtype=torch.float16 if half else torch.float32,
         collate_fn=FastCollateMixup(mixup_alpha=0.0, cutmix_alpha=1.0, mode="half")
         if half
@@ -182,7 +194,7 @@ def _timm(settings: Settings, *, half: bool) -> Epoch:
         for images, target in loader:
             yield images.contiguous(memory_format=torch.channels_last), target
 
-    return _over(loader) if not half else lambda: _count(batches())
+    return _over(loader, settings) if not half else lambda: _count(batches(), settings)
 
 
 # --- DALI -----------------------------------------------------------------------------------------
@@ -194,7 +206,8 @@ def _dali(settings: Settings, *, paste: bool) -> Epoch:
     from nvidia.dali import fn, types
 
     size, half = settings.size, settings.size // 2
-    pipeline = dali.Pipeline(settings.batch_size, settings.threads, None, exec_dynamic=True)
+    device_id = torch.cuda.current_device() if settings.on_gpu else None
+    pipeline = dali.Pipeline(settings.batch_size, settings.threads, device_id, exec_dynamic=True)
     with pipeline:
         images, labels = [], []
         for side in range(2 if paste else 1):
@@ -206,7 +219,10 @@ def _dali(settings: Settings, *, paste: bool) -> Epoch:
                 name=f"side{side}",
             )
             image = fn.decoders.image_random_crop(
-                encoded, random_area=[0.08, 1.0], random_aspect_ratio=[3 / 4, 4 / 3]
+                encoded,
+                device="mixed" if settings.on_gpu else "cpu",
+                random_area=[0.08, 1.0],
+                random_aspect_ratio=[3 / 4, 4 / 3],
             )
             image = fn.resize(
                 image, size=[size, size], interp_type=types.INTERP_LINEAR, antialias=True
@@ -238,15 +254,11 @@ def _dali(settings: Settings, *, paste: bool) -> Epoch:
     pipeline.build()
     batches = pipeline.epoch_size("side0") // (2 if paste else 1) // settings.batch_size
 
-    def epoch() -> int:
-        outputs = 0
+    def results() -> Iterator[tuple[Tensor]]:
         for _ in range(batches):
-            result = pipeline.run()
-            tensor = from_dlpack(result[0].as_tensor())
-            outputs += len(tensor)
-        return outputs
+            yield (from_dlpack(pipeline.run()[0].as_tensor()),)
 
-    return epoch
+    return lambda: _count(results(), settings)
 
 
 # --- SPDL -----------------------------------------------------------------------------------------
@@ -291,7 +303,7 @@ def _spdl(settings: Settings) -> Epoch:
             .build(num_threads=settings.threads)
         )
         with pipeline.auto_stop():
-            return _count(pipeline)
+            return _count(pipeline, settings)
 
     return epoch
 
@@ -329,7 +341,7 @@ def _ffcv(settings: Settings) -> Epoch:
             "label": [IntDecoder(), ToTensor()],
         },
     )
-    return _over(loader)
+    return _over(loader, settings)
 
 
 # --- mixpipe --------------------------------------------------------------------------------------
@@ -348,16 +360,18 @@ def _mixpipe(
         else MixTrain(k=k, layout=layout, rule=RandomRule(1.0), warmup=0, batch_by="composites"),
         dtype=torch.float16 if half else torch.float32,
         memory_format=torch.channels_last if half else torch.contiguous_format,
+        device=settings.device,
         threads=settings.threads,
     )
     # All samples have been seen, else they would go plain.
-    loader.table.update(torch.arange(len(loader.table)), torch.ones(len(loader.table)), 0)
+    everyone = torch.arange(len(loader.table), device=loader.device)
+    loader.table.update(everyone, torch.ones_like(everyone, dtype=torch.float32), 0)
 
     def labelled() -> Iterator[tuple[Tensor, Tensor]]:
         for images, target in loader:
             yield images, target.dense(1000)
 
-    return _over(loader) if not dense else lambda: _count(labelled())
+    return _over(loader, settings) if not dense else lambda: _count(labelled(), settings)
 
 
 CONTENDERS = (

@@ -73,6 +73,7 @@ def test_contenders_show_every_image_once(contender, corpus):
 
 def test_a_process_tells_its_cost(corpus):
     process = LoaderProcess("mixpipe", Settings(corpus, batch_size=8, size=64, threads=1))
+    process.ready()
     cost = process.run()
     assert cost.outputs == 32
     assert 0 < cost.cpu_seconds < 60
@@ -96,6 +97,9 @@ def test_rows_are_medians_and_ratios_of_the_same_round(corpus, monkeypatch):
         def __init__(self, name, settings):
             self.name, self.slower = name, 1.0
 
+        def ready(self):
+            pass
+
         def run(self):
             self.slower *= 2
             return Cost(100, cpu[self.name] * self.slower, 0.5 * cpu[self.name] * self.slower)
@@ -115,6 +119,8 @@ def test_rows_are_medians_and_ratios_of_the_same_round(corpus, monkeypatch):
     (figure,) = loader_figures([ours, theirs])
     assert (figure.name, figure.value) == ("plain: images/s against torchvision PIL", 4.0)
     assert figure.met
+    (figure,) = loader_figures([ours, theirs], "cuda")
+    assert (figure.value, figure.goal) == (4.0, None)
 
 
 def test_a_contender_that_fails_is_noted(corpus, monkeypatch):
@@ -122,7 +128,13 @@ def test_a_contender_that_fails_is_noted(corpus, monkeypatch):
 
     class Broken:
         def __init__(self, name, settings):
+            pass
+
+        def ready(self):
             raise RuntimeError("Traceback ...\nOSError: disk gone")
+
+        def close(self):
+            pass
 
     monkeypatch.setattr("mixpipe.bench.loader.LoaderProcess", Broken)
     (row,) = compare_loaders(rounds=1, only=["DALI"])

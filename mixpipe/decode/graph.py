@@ -1,9 +1,8 @@
 """The DALI graph: decode only what is needed.
 
-    excerpts ─► decode `reads` ─► rectangles (uint8 HWC)
-    ids ────────────────────────► ids
-
-One graph serves CPU and GPU: only the decoder's device differs.
+CPU: excerpts ─► decode `reads` ─────────────► rectangles (uint8 HWC)
+GPU: excerpts ─► decode ─► slice out `reads` ─► rectangles
+     ids ─────────────────────────────────────► ids
 """
 
 from __future__ import annotations
@@ -69,20 +68,35 @@ def build_pipeline(
             dtype=[types.UINT8, types.INT64, types.INT32, types.INT32],
             ndim=[1, 0, 1, 1],
         )
-        rectangles = fn.decoders.image_slice(
-            encoded,
-            device="cpu" if device_id is None else "mixed",
-            start=start,
-            shape=shape,
-            axis_names="HW",
-            # As torchvision's loader, which leaves the EXIF orientation alone, and as libjpeg,
-            # whose chroma upsampling nvJPEG does not do by itself.
-            adjust_orientation=False,
-            jpeg_fancy_upsampling=True,
-        )
+        decode = decode_part if device_id is None else decode_and_slice
+        rectangles = decode(fn, encoded, start, shape)
         pipeline.set_outputs(rectangles, ids)
     pipeline.build()
     return pipeline
+
+
+# As torchvision's loader, which leaves the EXIF orientation alone, and as libjpeg, whose chroma
+# upsampling nvJPEG does not do by itself.
+_AS_TORCHVISION: dict[str, Any] = {"adjust_orientation": False, "jpeg_fancy_upsampling": True}
+
+
+def decode_part(fn: Any, encoded: Any, start: Any, shape: Any) -> Any:
+    """The pixels ``start`` to ``start + shape`` of encoded images, on the CPU."""
+    return fn.decoders.image_slice(
+        encoded, start=start, shape=shape, axis_names="HW", **_AS_TORCHVISION
+    )
+
+
+def decode_and_slice(
+    fn: Any, encoded: Any, start: Any, shape: Any, *, device: str = "mixed"
+) -> Any:
+    """The same on a GPU, where an excerpt is decoded whole; it is little more than what is read.
+
+    Asked for a part with this upsampling, nvJPEG before 13.2 would warn about each image, and
+    leave it to the CPU: on an H200 all of them were decoded there.
+    """
+    whole = fn.decoders.image(encoded, device=device, **_AS_TORCHVISION)
+    return fn.slice(whole, start=start, shape=shape, axis_names="HW")
 
 
 def _dali() -> Any:

@@ -48,12 +48,13 @@ class LoaderStats:
     """What a loader has done since it was made, and where its time went.
 
     Attributes:
-        composites: network inputs handed out.
+        composites: network inputs made; one batch is made ahead of the one handed out.
         constituents: samples shown in them.
         decoded: images decoded for them.
         seconds: wall time by part. ``"plan"``: making the plans of epochs and batches;
-            ``"decode"``: waiting for decoded patches (what the decoder did while the caller was
-            busy is not in it); ``"compose"``: building the composites.
+            ``"decode"``: waiting for decoded patches (what the decoder did in the meantime is not
+            in it); ``"compose"``: building the composites. The caller does not wait for these: on
+            a CPU a thread does them.
     """
 
     composites: int = 0
@@ -346,8 +347,11 @@ class MixLoader:
                 return self._compose(planned.popleft(), decoded[1], plan.epoch)
 
         self._position = start
-        with closing(self._decoder.decode(jobs())) as decoding:
-            for batch in ahead(make, self.device):
+        with (
+            closing(self._decoder.decode(jobs())) as decoding,
+            closing(ahead(make, self.device)) as made,
+        ):
+            for batch in made:
                 self._position += 1
                 yield batch
         if self.train and self.world_size > 1:

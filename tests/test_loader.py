@@ -1,6 +1,7 @@
 """MixLoader against the plain image, against torchvision, and against being interrupted."""
 
 import gc
+import threading
 import time
 from pathlib import Path
 
@@ -247,6 +248,27 @@ def test_a_hundred_breaks_leave_nothing_behind(store):
     assert after[1] <= files
     # 100 breaks may move the allocator's pools; a leaked batch each would be 7,500 pages.
     assert after[2] - pages < 2000
+
+
+def test_the_next_batch_is_made_while_the_caller_works(store, monkeypatch):
+    """By a thread, which ends with the loop; what it made is not handed out twice."""
+    loader = mixpipe.MixLoader(store, batch_size=4, size=32)
+    composed = [threading.Event() for _ in range(len(loader) + 1)]
+    compose = loader._compose
+
+    def watched(*arguments):
+        made = compose(*arguments)
+        next(event for event in composed if not event.is_set()).set()
+        return made
+
+    monkeypatch.setattr(loader, "_compose", watched)
+    batches = iter(loader)
+    first = next(batches)[1].ids
+    assert composed[1].wait(30)
+    assert not composed[2].wait(0.2)  # one ahead, no more
+    batches.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("mixpipe-ahead")]
+    assert torch.equal(next(iter(loader))[1].ids, first)
 
 
 def test_drop_last_leaves_out_the_short_batch(store):

@@ -67,14 +67,16 @@ def profile(trainer: Trainer, batches: int = 50) -> Profile:
     kept = list(itertools.islice(loader, 4))  # warms up both
     for images, target in kept:
         trainer.step(images, target)
-    stats = loader.stats
-    before = (stats.composites, stats.constituents, dict(stats.seconds))
+    before = dict(loader.stats.seconds)
+    count, ids = 0, []
     begin = _now()
-    count = sum(1 for _ in itertools.islice(loader, batches))
+    for _, target in itertools.islice(loader, batches):
+        count += 1
+        ids.append(target.ids)
     alone = (_now() - begin) / count
-    parts = {name: (t - before[2][name]) / count for name, t in stats.seconds.items()}
-    composites = (stats.composites - before[0]) / count
-    constituents = (stats.constituents - before[1]) / count
+    parts = {name: (t - before[name]) / count for name, t in loader.stats.seconds.items()}
+    composites = sum(len(batch) for batch in ids) / count
+    constituents = sum(int((batch >= 0).sum()) for batch in ids) / count
 
     begin = _now()
     for images, target in itertools.islice(itertools.cycle(kept), count):

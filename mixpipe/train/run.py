@@ -51,7 +51,8 @@ class EpochMetrics:
     """What one epoch did; a line of ``metrics.jsonl``.
 
     ``evaluation`` is None after an epoch that was not evaluated. ``cpu_seconds`` are of the whole
-    process, decoding threads included; like ``seconds`` without evaluation.
+    process, decoding threads included; like ``seconds`` without evaluation. ``wait_seconds`` of
+    these the step waited for its batch, ``start_seconds`` of them for the epoch's first.
     """
 
     epoch: int
@@ -65,6 +66,7 @@ class EpochMetrics:
     seconds: float
     cpu_seconds: float
     wait_seconds: float
+    start_seconds: float
     step_seconds: float
     loader_seconds: dict[str, float]
     eval_seconds: float
@@ -81,8 +83,9 @@ class RunSummary:
     ``accuracy`` is the fraction of the validation images that the last epoch's model gets right,
     ``class_accuracy`` that of each class.
     ``seconds`` is training, decoding included and evaluation left out; ``wait_seconds`` of it the
-    step waited for its batch, which ``loader_seconds`` splits into plan, decode and compose.
-    ``cpu_seconds`` is the same work in time of all of the process's threads.
+    step waited for its batch, ``start_seconds`` of them for the first of an epoch, for which the
+    plan is made. ``loader_seconds`` is what the loader did for plan, decode and compose, most of it
+    beside the step. ``cpu_seconds`` is the same work in time of all of the process's threads.
     """
 
     name: str
@@ -96,6 +99,7 @@ class RunSummary:
     cpu_seconds: float
     eval_seconds: float
     wait_seconds: float
+    start_seconds: float
     step_seconds: float
     loader_seconds: dict[str, float]
     decoded_per_second: float
@@ -197,6 +201,7 @@ class Trainer:
             cpu_seconds=sum(m.cpu_seconds for m in self.metrics),
             eval_seconds=sum(m.eval_seconds for m in self.metrics),
             wait_seconds=sum(m.wait_seconds for m in self.metrics),
+            start_seconds=sum(m.start_seconds for m in self.metrics),
             step_seconds=sum(m.step_seconds for m in self.metrics),
             loader_seconds={
                 name: sum(m.loader_seconds[name] for m in self.metrics) for name in LOADER_PARTS
@@ -270,7 +275,7 @@ class Trainer:
         epoch, stats = self.loader.epoch, self.loader.stats
         before = replace(stats, seconds=dict(stats.seconds))
         totals = torch.zeros(3, device=self.config.device)  # loss, correct, constituents
-        step_seconds = drawing = 0.0
+        step_seconds = drawing = start_seconds = 0.0
         start, cpu_start = time.perf_counter(), time.process_time()
         steps = len(self.loader)  # makes the plan
         with tqdm(
@@ -283,6 +288,7 @@ class Trainer:
             for step, (images, target) in enumerate(self.loader):
                 begin = time.perf_counter()
                 if step == 0:
+                    start_seconds = begin - start
                     self._draw(images, target)
                     drawing = time.perf_counter() - begin
                     begin += drawing
@@ -324,6 +330,7 @@ class Trainer:
             seconds=seconds,
             cpu_seconds=cpu_seconds,
             wait_seconds=seconds - step_seconds,
+            start_seconds=start_seconds,
             step_seconds=step_seconds,
             loader_seconds={
                 name: stats.seconds[name] - before.seconds.get(name, 0.0) for name in LOADER_PARTS

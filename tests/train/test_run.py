@@ -131,7 +131,10 @@ def test_a_comparison_has_its_three_runs_at_the_right_cost(config, tmp_path):
     assert abs(shortened.network_inputs - mixed.network_inputs) <= 96 / 2  # half an epoch
     figures = {figure.name: figure.value for figure in comparison_figures(runs)}
     assert figures["speed-up in network inputs"] == plain.network_inputs / mixed.network_inputs
-    assert len(figures) == 4
+    waiting = "share of its seconds that the network waits for batches inside epochs"
+    assert figures[waiting] == (mixed.wait_seconds - mixed.start_seconds) / mixed.seconds
+    assert 0 < mixed.start_seconds < mixed.wait_seconds < mixed.seconds
+    assert len(figures) == 5
     assert {path.name for path in tmp_path.iterdir()} == {run.name for run in runs}
 
 

@@ -125,15 +125,18 @@ def kernels_command(
         device=device, full=full, compiled=compiled, rounds=rounds, progress=console.is_terminal
     )
     for case in dict.fromkeys(row["case"] for row in rows):
-        table = Table("way", "ms", "CPU ms", "GB/s", "of a copy", "× mixpipe's time", title=case)
+        columns = ("way", "ms", "CPU ms", "GPU ms", "GB/s", "of a copy", "× mixpipe's time")
+        table = Table(*columns, title=case)
         for row in rows:
             if row["case"] == case:
+                on_gpu, share = row.get("device_ms"), row["copy_share"]
                 table.add_row(
                     row["way"],
                     f"{row['wall_ms']['median']:.3f}",
                     f"{row['cpu_ms']['median']:.3f}",
-                    f"{row['gb_per_s']:.2f}",
-                    f"{row['copy_share']['median']:.2f}",
+                    f"{on_gpu['median']:.4f}" if on_gpu else "",
+                    f"{row['gb_per_s']:.2f}" if share else "",
+                    f"{share['median']:.2f}" if share else "",
                     "{median:.2f} ({least:.2f}–{most:.2f})".format(**row["ratio"]),
                 )
         console.print(table)

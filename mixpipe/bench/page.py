@@ -113,7 +113,7 @@ def _plain(key: str) -> Callable[[Row], str]:
 
 
 def _spreading(key: str, digits: int = 2) -> Callable[[Row], str]:
-    return lambda row: _spread(row[key], digits) if key in row else ""
+    return lambda row: _spread(row[key], digits) if row.get(key) else ""
 
 
 def _met(row: Row) -> str:
@@ -156,8 +156,12 @@ def _kernel_tables(rows: Sequence[Row]) -> list[str]:
         ("way", _plain("way")),
         ("ms", _spreading("wall_ms", 3)),
         ("CPU ms", lambda row: f"{row['cpu_ms']['median']:.3f}"),
+        *((("GPU ms", _spreading("device_ms", 4)),) if "device_ms" in rows[0] else ()),
         ("GB/s", _plain("gb_per_s")),
-        ("of a copy", lambda row: f"{row['copy_share']['median']:.2f}"),
+        (
+            "of a copy",
+            lambda row: f"{row['copy_share']['median']:.2f}" if row["copy_share"] else "",
+        ),
         ("× mixpipe's time", _spreading("ratio")),
     )
     tables = []

@@ -1,5 +1,6 @@
 import json
 import logging
+import time
 
 import numpy as np
 import pytest
@@ -79,6 +80,23 @@ def test_rounds_take_turns_in_both_directions():
     assert "".join(seen[6:]) == "abba"
     assert [len(costs[name]) for name in "ab"] == [2, 2]
     assert rounds.spread([3.0, 1.0, 2.0]) == {"median": 2.0, "least": 1.0, "most": 3.0}
+
+
+def test_work_that_cannot_be_replayed_has_no_time_on_the_gpu(monkeypatch):
+    """Captured here by a stand-in: a call is its own replay."""
+    ways = {"ours": lambda: time.sleep(0.001), "asks the device": lambda: None}
+    monkeypatch.setattr(rounds, "_captured", lambda w: w if w is ways["ours"] else None)
+    seconds = rounds.replay(ways, rounds=2, device=CPU)
+    assert list(seconds) == ["ours"]
+    assert len(seconds["ours"]) == 2
+    assert min(seconds["ours"]) > 0.001
+    case = kernel_cases.make_case(TINY[0])
+    turns = [rounds.Cost(2.0, 1.0)] * 2
+    row = kernels._row(case, "asks the device", turns, turns, None, [1e9, 1e9])
+    assert (row["gb_per_s"], row["copy_share"]) == (None, None)
+    row = kernels._row(case, "ours", turns, turns, [1e-3 * case.bytes] * 2, [1e3, 1e3])
+    assert row["wall_ms"]["median"] == 2000
+    assert row["copy_share"]["median"] == 1.0
 
 
 def test_what_is_slow_has_three_turns(monkeypatch):

@@ -276,7 +276,11 @@ def run_preset(
             )
             work.append((row, settings))
     one = partial(
-        _run, folder=Path(folder), known={run["key"]: run for run in known}, finished=finished
+        _run,
+        folder=Path(folder),
+        known={run["key"]: run for run in known},
+        finished=finished,
+        jobs=jobs,
     )
     with tqdm(total=len(work), unit="run", disable=not progress) as bar:
         runs = []
@@ -311,6 +315,8 @@ def summarise(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "network_inputs": inputs,
                 "saved": None if full is None else full / inputs,
                 "commits": sorted({str(run["meta"]["commit"]) for run in same}),
+                "trained_on": sorted({_machine(run["meta"]["hardware"]) for run in same}),
+                "side_by_side": max(run.get("side_by_side", 1) for run in same),
                 "runs": same,
                 **{
                     key: statistics.fmean(run[key] for run in same)
@@ -327,8 +333,15 @@ def summarise(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+def _machine(hardware: Mapping[str, Any]) -> str:
+    return str(hardware["gpu"] or f"{hardware['cores']} cores of {hardware['cpu']}")
+
+
 def method_figures(rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
-    """The figures that the method is judged by, of those rows that were run."""
+    """The figures that the method is judged by, of those rows that were run.
+
+    Seconds are compared of runs that had their machine to themselves.
+    """
     by_name = {row["name"]: row for row in rows}
 
     def gap(name: str, other: str) -> float:
@@ -354,7 +367,8 @@ def method_figures(rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
             goal = goal or f">= {spread(one, other):.2f}"
             figures.append(Figure(name, gap(one, other), goal))
     for row in rows:
-        if row["name"].startswith("MixTrain") and "plain" in by_name:
+        alone = row["side_by_side"] == 1 == by_name.get("plain", row)["side_by_side"]
+        if row["name"].startswith("MixTrain") and "plain" in by_name and alone:
             for key, name in (("seconds", "seconds"), ("cpu_seconds", "CPU seconds")):
                 speedup = by_name["plain"][key] / row[key]
                 figures.append(
@@ -426,6 +440,7 @@ def _run(
     folder: Path,
     known: Mapping[str, Run],
     finished: bool,
+    jobs: int,
     progress: bool,
 ) -> Run | None:
     """One run, or what is known of it from before; ``config`` is that of this row and seed.
@@ -454,6 +469,7 @@ def _run(
                 split: {"accuracy": run.pop("accuracy"), "by_class": run.pop("class_accuracy")}
             }
             run["meta"] = environment(f"mixpipe bench method, run {path.stem}")
+            run["side_by_side"] = jobs
             folder.mkdir(parents=True, exist_ok=True)
             with open_beside(weights) as file:
                 torch.save(trainer.model.model.state_dict(), file)
@@ -461,7 +477,9 @@ def _run(
         trainer.close()
     write_json(path, run)
     # As it was written.
-    return _run(row, config, folder=folder, known=known, finished=finished, progress=progress)
+    return _run(
+        row, config, folder=folder, known=known, finished=finished, jobs=jobs, progress=progress
+    )
 
 
 def _key(config: TrainConfig, options: PolicyOptions) -> str:

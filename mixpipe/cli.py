@@ -6,15 +6,13 @@ import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from shutil import get_terminal_size
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from mixpipe.bench import bench
+from mixpipe.bench import bench, console, print_figures
 from mixpipe.decode import DecodeError
 from mixpipe.doctor import diagnose
 from mixpipe.report import environment, write_report
@@ -39,8 +37,6 @@ app = typer.Typer(
     help="Train image networks on composites: several images in one network input.",
 )
 app.add_typer(bench, name="bench")
-# Wide enough for the tables where there is no terminal to ask.
-console = Console(highlight=False, soft_wrap=True, width=max(get_terminal_size().columns, 110))
 Data = Annotated[
     str, typer.Argument(help="'embedded', or a folder with train/CLASS/*.jpg and val/CLASS/*.jpg.")
 ]
@@ -194,8 +190,7 @@ def train(
             trainer.close()
     _print_runs(runs)
     figures = comparison_figures(runs) if compare_plain else []
-    for figure in figures:
-        console.print(f"{figure.name}: {figure.value:+.2f}")
+    print_figures(figures)
     console.print(f"written to {output}")
     if json_file is not None:
         write_report(json_file, [asdict(run) for run in runs], figures)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Annotated, Any
 
 import typer
@@ -16,11 +17,12 @@ from mixpipe.bench.rivals import Settings
 from mixpipe.bench.steady import steady_figures, watch_epochs
 from mixpipe.report import Figure, write_report
 
-__all__ = ["bench"]
+__all__ = ["bench", "console", "print_figures"]
 
 bench = typer.Typer(no_args_is_help=True, help="Measure, against everything else.")
 PAGES = [Path("docs/benchmarks.md"), Path("docs/method.md")]
-console = Console(highlight=False, soft_wrap=True)
+# Wide enough for the tables where there is no terminal to ask.
+console = Console(highlight=False, soft_wrap=True, width=max(get_terminal_size().columns, 110))
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the results here.")]
 
 

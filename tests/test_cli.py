@@ -39,6 +39,7 @@ def test_train_writes_a_report(run, folder, tmp_path):
         "speed-up in seconds",
         "accuracy minus plain, points",
         "accuracy minus plain-shortened, points",
+        "share of its seconds that the network waits for batches inside epochs",
     ]
     for name in ("plain", "plain-shortened", "mixtrain"):
         assert name in result.stdout

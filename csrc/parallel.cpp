@@ -13,6 +13,8 @@
 namespace mixpipe {
 namespace {
 
+constexpr int kLooks = 200;
+
 // One loop: whoever comes takes the next piece, so a late worker holds nobody up.
 struct Loop {
   const std::function<void(i64, i64)>* body;
@@ -31,22 +33,30 @@ struct Loop {
       }
     }
   }
+  // The last pieces are in work: to look for their end is cheaper than to sleep and be woken,
+  // unless it takes long.
   void wait() {
+    for (int i = 0; i < kLooks; ++i) {
+      if (is_done()) return;
+      std::this_thread::yield();
+    }
     std::unique_lock<std::mutex> lock(mutex);
-    finished.wait(lock, [&] { return done.load(std::memory_order_acquire) == pieces; });
+    finished.wait(lock, [&] { return is_done(); });
   }
+  bool is_done() const { return done.load(std::memory_order_acquire) == pieces; }
 };
 
 // Threads that live as long as the process and sleep between loops.
 class Pool {
  public:
   void invite(const std::shared_ptr<Loop>& loop, int helpers) {
-    std::lock_guard<std::mutex> lock(mutex_);
+    std::unique_lock<std::mutex> lock(mutex_);
     while ((int)workers_.size() < helpers) {
       workers_.emplace_back([this] { run(); });
       workers_.back().detach();
     }
     for (int i = 0; i < helpers; ++i) waiting_.push_back(loop);
+    lock.unlock();
     for (int i = 0; i < helpers; ++i) wake_.notify_one();
   }
 

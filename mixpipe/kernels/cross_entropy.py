@@ -245,7 +245,9 @@ def prepare(
         ignore_index=ignore_index,
         loss=weights.new_empty(()),
         per_constituent=weights.new_empty(pairs),
-        gradient=logits.new_empty(logits.shape) if with_gradient else None,
+        gradient=torch.empty_like(logits, memory_format=torch.contiguous_format)
+        if with_gradient
+        else None,
     )
 
 

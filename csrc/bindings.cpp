@@ -402,27 +402,26 @@ Launch mix(u64 images, u64 chains, u64 links, i32 num_chains, i32 channels, std:
 }
 
 // Raises where a class that takes part is out of range, or an id lies outside the table.
-void check_targets(const Array<i64>& classes, const Array<float>& weights, i64 num_classes,
+void check_targets(u64 classes, u64 weights, i64 count, i64 constituents, i64 num_classes,
                    std::optional<i64> ignore_index) {
-  const i64 constituents = classes.shape(1);
-  for (i64 i = 0; i < classes.size(); ++i) {
-    const i64 index = classes.data()[i];
-    const bool absent =
-        weights.data()[i] == 0.0f || (ignore_index ? index == *ignore_index : index < 0);
+  for (i64 i = 0; i < count; ++i) {
+    const i64 index = pointer<const i64>(classes)[i];
+    const bool absent = pointer<const float>(weights)[i] == 0.0f ||
+                        (ignore_index ? index == *ignore_index : index < 0);
     if (!absent && (index < 0 || index >= num_classes))
       throw py::value_error(at("classes", i / constituents, i % constituents) + " is " +
                             std::to_string(index) + ", expected a class in 0 .. " +
                             std::to_string(num_classes - 1));
   }
 }
-void check_ids(const Array<i64>& ids, i64 table_size) {
-  const i64 constituents = ids.shape(1);
-  for (i64 i = 0; i < ids.size(); ++i)
-    if (ids.data()[i] < -1 || ids.data()[i] >= table_size)
+void check_ids(u64 ids, i64 count, i64 constituents, i64 table_size) {
+  for (i64 i = 0; i < count; ++i) {
+    const i64 id = pointer<const i64>(ids)[i];
+    if (id < -1 || id >= table_size)
       throw py::value_error(at("ids", i / constituents, i % constituents) + " is " +
-                            std::to_string(ids.data()[i]) +
-                            ", expected -1 (absent) or a sample in" + " 0 .. " +
-                            std::to_string(table_size - 1) + ", the size of the table");
+                            std::to_string(id) + ", expected -1 (absent) or a sample in" +
+                            " 0 .. " + std::to_string(table_size - 1) + ", the size of the table");
+  }
 }
 
 Launch dense_targets(u64 classes, u64 weights, u64 out, i32 batch, i32 constituents,
@@ -678,8 +677,10 @@ PYBIND11_MODULE(_C, module) {
              py::arg("dtype"), py::arg("layout"));
 
   module.def("check_targets", &check_targets, py::arg("classes"), py::arg("weights"),
-             py::arg("num_classes"), py::arg("ignore_index"));
-  module.def("check_ids", &check_ids, py::arg("ids"), py::arg("table_size"));
+             py::arg("count"), py::arg("constituents"), py::arg("num_classes"),
+             py::arg("ignore_index"));
+  module.def("check_ids", &check_ids, py::arg("ids"), py::arg("count"), py::arg("constituents"),
+             py::arg("table_size"));
 
   module.def("dense_targets", &dense_targets, py::kw_only(), py::arg("classes"), py::arg("weights"),
              py::arg("out"), py::arg("batch"), py::arg("constituents"), py::arg("num_classes"),

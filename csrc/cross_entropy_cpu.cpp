@@ -23,8 +23,16 @@ class Row {
   // Returns the largest of each lane.
   template <class T>
   F8 load(const T* from, float padding) {
-    F8 largest = broadcast8(-HUGE_VALF);
+    F8 largest = broadcast8(-HUGE_VALF), other = largest;
     i32 i = 0;
+    for (; i + 2 * kLanes <= size_; i += 2 * kLanes) {  // neither waits for the other
+      const F8 first = load8(from + i), second = load8(from + i + kLanes);
+      largest = max8(first, largest);
+      other = max8(second, other);
+      store8(&values_[i], first);
+      store8(&values_[i + kLanes], second);
+    }
+    largest = max8(other, largest);
     for (; i + kLanes <= size_; i += kLanes) {
       const F8 values = load8(from + i);
       largest = max8(values, largest);

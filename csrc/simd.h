@@ -98,13 +98,9 @@ MIXPIPE_INLINE F8 max8(F8 a, F8 b) {
 MIXPIPE_INLINE F8 min8(F8 a, F8 b) {
   return _mm256_min_ps(a, b);
 }
-MIXPIPE_INLINE F8 round8(F8 a) {
-  return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-}
-// 2^n for whole n in [-126, 127].
-MIXPIPE_INLINE F8 exp2_whole8(F8 n) {
-  const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-  return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
+// The float whose exponent has the 8 lowest bits of the lane's, and whose other bits are 0.
+MIXPIPE_INLINE F8 exp2_bits8(F8 a) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a), 23));
 }
 
 // Four floats: a pixel of three channels and what lies behind it.
@@ -192,11 +188,8 @@ MIXPIPE_INLINE F8 max8(const F8& a, const F8& b) {
 MIXPIPE_INLINE F8 min8(const F8& a, const F8& b) {
   MIXPIPE_EACH_LANE(a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]);
 }
-MIXPIPE_INLINE F8 round8(const F8& a) {
-  MIXPIPE_EACH_LANE(__builtin_rintf(a.lane[i]));
-}
-MIXPIPE_INLINE F8 exp2_whole8(const F8& n) {
-  MIXPIPE_EACH_LANE(bits_float((u32)((i32)n.lane[i] + 127) << 23));
+MIXPIPE_INLINE F8 exp2_bits8(const F8& a) {
+  MIXPIPE_EACH_LANE(bits_float(float_bits(a.lane[i]) << 23));
 }
 #undef MIXPIPE_EACH_LANE
 

@@ -134,8 +134,10 @@ def mix(
     layout: int,
 ) -> Launch: ...
 def check_targets(
-    classes: NDArray[np.int64],
-    weights: NDArray[np.float32],
+    classes: int,
+    weights: int,
+    count: int,
+    constituents: int,
     num_classes: int,
     ignore_index: int | None,
 ) -> None:
@@ -144,7 +146,7 @@ def check_targets(
     `ignore_index` None: every class below 0 takes no part.
     """
 
-def check_ids(ids: NDArray[np.int64], table_size: int) -> None:
+def check_ids(ids: int, count: int, constituents: int, table_size: int) -> None:
     """Raises ValueError where an id is neither -1 nor a row of the table."""
 
 def dense_targets(

@@ -1,9 +1,11 @@
 """Checks of tensor arguments, in the caller's words, before any work."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
+
+from mixpipe import _C
 
 FLOATING = (torch.float32, torch.float16, torch.bfloat16)
 """Element types that the kernels write, in the order of the extension's numbers."""
@@ -40,13 +42,7 @@ def check_tensor(
     accepted = (dtypes,) if isinstance(dtypes, torch.dtype) else tuple(dtypes)
     if tensor.dtype not in accepted:
         raise TypeError(f"{name} has dtype {tensor.dtype}, expected {_names(accepted)}")
-    if shape is not None and (
-        tensor.dim() != len(shape)
-        or any(
-            want is not None and have != want
-            for have, want in zip(tensor.shape, shape, strict=True)
-        )
-    ):
+    if shape is not None and tensor.shape != shape and not _fits(tensor.shape, shape):
         expected = ", ".join("any" if size is None else str(size) for size in shape)
         raise ValueError(f"{name} has shape {list(tensor.shape)}, expected [{expected}]")
     if device is not None and tensor.device != device:
@@ -56,6 +52,12 @@ def check_tensor(
             f"{name} has strides {list(tensor.stride())}, expected a contiguous tensor: "
             f"pass {name}.contiguous()"
         )
+
+
+def _fits(have: Sequence[int], want: Sequence[int | None]) -> bool:
+    return len(have) == len(want) and [
+        h if w is None else w for h, w in zip(have, want, strict=True)
+    ] == list(have)
 
 
 def memory_layout(images: Tensor, name: str) -> int:
@@ -78,3 +80,27 @@ def check_smoothing(value: float, name: str) -> None:
     """Raises ValueError unless the value is in [0, 1]."""
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"{name} is {value}, expected a number from 0 to 1")
+
+
+def check_classes(
+    classes: Tensor, weights: Tensor, num_classes: int, ignore_index: int | None
+) -> None:
+    """Raises ValueError where a class of weight other than 0 is out of range.
+
+    A GPU that has them is waited for.
+
+    Args:
+        classes: int64 [B, K], contiguous.
+        weights: float32 [B, K], contiguous.
+        num_classes: classes are in 0 .. ``num_classes`` - 1.
+        ignore_index: a class that takes no part; None: every class below 0 takes none.
+    """
+    classes, weights = classes.cpu(), weights.cpu()
+    _C.check_targets(
+        classes.data_ptr(),
+        weights.data_ptr(),
+        classes.numel(),
+        classes.shape[1],
+        num_classes,
+        ignore_index,
+    )

@@ -5,14 +5,19 @@ classes or labels, weights ─┼─► one pass over rows ─┼─► gradient
 ids, epoch                 ─┘                       └─► table_losses[ids], table_epochs[ids]
 """
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mixpipe import _C
-from mixpipe.kernels.checks import FLOATING, check_smoothing, check_tensor, dtype_number
+from mixpipe.kernels.checks import (
+    FLOATING,
+    check_classes,
+    check_smoothing,
+    check_tensor,
+    dtype_number,
+)
 
 
 def composite_cross_entropy(
@@ -117,8 +122,7 @@ def _is_known_one(value: Tensor) -> bool:
     return float(value) == 1.0
 
 
-@dataclass(frozen=True)
-class Arguments:
+class Arguments(NamedTuple):
     """The op's arguments, checked and contiguous, and the tensors it fills."""
 
     logits: Tensor
@@ -156,7 +160,7 @@ class Arguments:
             epoch_now=_address(self.epoch_now),
             smoothed=_address(smoothed),
             finished_blocks=_address(finished_blocks),
-            table_size=0 if self.table_losses is None else len(self.table_losses),
+            table_size=0 if self.table_losses is None else self.table_losses.shape[0],
             ignore_index=self.ignore_index,
             batch=batch,
             constituents=constituents,
@@ -203,8 +207,8 @@ def prepare(
             f"targets has {pairs[1]} constituents a composite, expected 1 to {_C.MAX_CONSTITUENTS}"
         )
     check_tensor(weights, "weights", dtypes=torch.float32, shape=pairs, device=device)
-    table = (ids, table_losses, table_epochs)
-    if any(given is not None for given in table) != all(given is not None for given in table):
+    given = [tensor is not None for tensor in (ids, table_losses, table_epochs)]
+    if any(given) != all(given):
         raise ValueError("expected ids, table_losses and table_epochs together, or none of them")
     if ids is not None and table_losses is not None and table_epochs is not None:
         check_tensor(ids, "ids", dtypes=torch.int64, shape=pairs, device=device)
@@ -220,7 +224,7 @@ def prepare(
             table_epochs,
             "table_epochs",
             dtypes=torch.int32,
-            shape=(len(table_losses),),
+            shape=(table_losses.shape[0],),
             device=device,
             contiguous=True,
         )
@@ -239,9 +243,9 @@ def prepare(
         epoch_now=epoch_now,
         smoothing=label_smoothing,
         ignore_index=ignore_index,
-        loss=torch.empty((), dtype=torch.float32, device=device),
-        per_constituent=torch.empty(pairs, dtype=torch.float32, device=device),
-        gradient=torch.empty(logits.shape, dtype=logits.dtype, device=device)
+        loss=weights.new_empty(()),
+        per_constituent=weights.new_empty(pairs),
+        gradient=torch.empty_like(logits, memory_format=torch.contiguous_format)
         if with_gradient
         else None,
     )
@@ -250,14 +254,15 @@ def prepare(
 def check_values(arguments: Arguments) -> None:
     """Raises ValueError for a class or an id out of range; waits for a GPU that has them."""
     if arguments.classes is not None:
-        _C.check_targets(
-            arguments.classes.cpu().numpy(),
-            arguments.weights.cpu().numpy(),
+        check_classes(
+            arguments.classes,
+            arguments.weights,
             arguments.logits.shape[-1],
             arguments.ignore_index,
         )
     if arguments.ids is not None and arguments.table_losses is not None:
-        _C.check_ids(arguments.ids.cpu().numpy(), len(arguments.table_losses))
+        ids = arguments.ids.cpu()
+        _C.check_ids(ids.data_ptr(), ids.numel(), ids.shape[1], arguments.table_losses.shape[0])
 
 
 def results(arguments: Arguments) -> tuple[Tensor, Tensor, Tensor]:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mixpipe import _C
+from mixpipe.kernels.checks import check_classes
 from mixpipe.kernels.compose import prepare as prepare_composed
 from mixpipe.kernels.cross_entropy import check_values, prepare, results, scale_launch
 from mixpipe.kernels.debug import debugging
@@ -299,7 +300,7 @@ def dense_targets(
     """The op of :func:`mixpipe.kernels.dense_targets`."""
     classes, weights = check_pairs(classes, weights, num_classes, smoothing)
     if debugging():
-        _C.check_targets(classes.cpu().numpy(), weights.cpu().numpy(), num_classes, None)
+        check_classes(classes, weights, num_classes, None)
     out = torch.empty(len(classes), num_classes, dtype=dtype, device=classes.device)
     launch(targets_launch(classes, weights, out, smoothing), classes.device)
     return out

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from mixpipe import _C
-from mixpipe.kernels.checks import check_smoothing, check_tensor, dtype_number
+from mixpipe.kernels.checks import check_classes, check_smoothing, check_tensor, dtype_number
 
 _MOST_CLASSES = 2**30  # for indices of 32 bits
 
@@ -45,7 +45,7 @@ def _dense_targets_cpu(
     classes: Tensor, weights: Tensor, num_classes: int, smoothing: float, dtype: torch.dtype
 ) -> Tensor:
     classes, weights = check_pairs(classes, weights, num_classes, smoothing)
-    _C.check_targets(classes.numpy(), weights.numpy(), num_classes, None)
+    check_classes(classes, weights, num_classes, None)
     out = torch.empty(len(classes), num_classes, dtype=dtype)
     launch(classes, weights, out, smoothing).run_cpu(torch.get_num_threads())
     return out

@@ -11,9 +11,10 @@ from torch import Tensor
 from mixpipe.kernels import composite_cross_entropy, dense_targets, reference
 
 # Against float64. The loss is summed in float64 from float32 exponentials that are good to 1 unit
-# in the last place (6e-8) and added in chunks of 512: 2e-6 leaves room for the worst case. The
-# gradient is rounded to the logits' dtype twice (when made and when scaled); where softmax and
-# target cancel, what is left of weights of up to 4 in all, times 3, is off by up to 1e-6.
+# in the last place (6e-8; to 4.5 far below the largest, where they count for nothing) and added in
+# chunks of 512: 2e-6 leaves room for the worst case. The gradient is rounded to the logits' dtype
+# twice (when made and when scaled); where softmax and target cancel, what is left of weights of up
+# to 4 in all, times 3, is off by up to 1e-6.
 LOSS = {"rtol": 2e-6, "atol": 2e-6}
 GRADIENT = {
     torch.float32: {"rtol": 1e-5, "atol": 1e-6},

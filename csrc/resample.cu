@@ -12,13 +12,14 @@ namespace mixpipe {
 
 constexpr i32 kSpanColumns = 80;  // columns of a rectangle summed at a time
 constexpr i32 kSpanBytes = 3 * kSpanColumns;
-constexpr i32 kStripWords = 2, kStripBytes = 4 * kStripWords;  // what a thread sums at a time
+constexpr i32 kStripWords = 4, kStripBytes = 4 * kStripWords;  // what a thread sums at a time
 constexpr i32 kTapsTogether = 8;                               // of a row, summed at a time
 
 struct ResampleShared {
   float sums[kTileRows * kSpanBytes];
   float row_weights[kTileRows * kTapsTogether];
   float row_norms[kTileRows], column_norms[kTileColumns];  // tap_norm()
+  i32 row_offsets[kTileRows];                              // bytes to the row of the first tap
 };
 
 // Where a part shows in a tile, in pixels of the canvas.
@@ -47,10 +48,10 @@ __device__ inline void sum_rows(const u8* memory, i32 size, i32 row_stride, i32 
   }
 }
 
-// The same in shared memory: the strip of row y of the canvas from byte `first` on, `count` taps
-// from tap `tap` on. Those before it are summed already.
-__device__ inline void sum_strip(const ResamplePart& part, i32 y, i32 first, i32 tap, i32 count,
-                                 const float* weights, float* strip) {
+// The same in shared memory: a strip of a row, from byte `first` on, over `count` taps from tap
+// `tap` on. Those before it are summed already.
+__device__ inline void sum_strip(const ResamplePart& part, i32 row_offset, i32 first, i32 tap,
+                                 i32 count, const float* weights, float* strip) {
   float sums[kStripBytes];
   float4* stored = reinterpret_cast<float4*>(strip);
 #pragma unroll
@@ -59,10 +60,9 @@ __device__ inline void sum_strip(const ResamplePart& part, i32 y, i32 first, i32
 #pragma unroll
     for (i32 i = 0; i < kStripBytes; ++i) sums[i] = strip[i];
   }
-  const ResampleAxis rows = part.y;
   const i32 row_stride = part.row_stride, row_bytes = 3 * (part.x.last + part.x.taps);
-  const i32 size = (rows.last + rows.taps - 1) * row_stride + row_bytes;
-  const i32 offset = (taps_at(rows, y).first + tap) * row_stride + first;
+  const i32 size = (part.y.last + part.y.taps - 1) * row_stride + row_bytes;
+  const i32 offset = row_offset + tap * row_stride + first;
   const u8* memory = part.pixels;
   if (offset >= 3 && offset + (count - 1) * row_stride + 4 * (kStripWords + 1) <= size)
     sum_rows<true>(memory, size, row_stride, offset, weights, count, sums);
@@ -93,7 +93,9 @@ __device__ inline void add_part(const ResamplePart& part, i32 y0, i32 x0, const 
     const i32 at = row ? y0 + thread : x0 + thread - kTileRows;
     if (row ? at >= shown.y0 && at < shown.y1 : at >= shown.x0 && at < shown.x1) {
       float& norm = row ? shared.row_norms[thread] : shared.column_norms[thread - kTileRows];
-      norm = tap_norm(axis, taps_at(axis, at));
+      const Taps taps = taps_at(axis, at);
+      norm = tap_norm(axis, taps);
+      if (row) shared.row_offsets[thread] = taps.first * part.row_stride;
     }
   }
   // The columns of the rectangle that the tile needs.
@@ -138,7 +140,7 @@ __device__ inline void add_part(const ResamplePart& part, i32 y0, i32 x0, const 
         }
         if (y >= shown.y1) break;
         const i32 byte = strip * kStripBytes;
-        sum_strip(part, y, 3 * begin + byte, tap, count,
+        sum_strip(part, shared.row_offsets[y - y0], 3 * begin + byte, tap, count,
                   shared.row_weights + (y - y0) * kTapsTogether,
                   shared.sums + (y - y0) * kSpanBytes + byte);
         strip += kResampleThreads;

@@ -137,8 +137,8 @@ MUTANTS = {
     "the first tap lies outside": Mutant(
         "resample",
         "resample.cu",
-        "(taps_at(rows, y).first + tap) * row_stride",
-        "(taps_at(rows, y).first + tap - 1) * row_stride",
+        "row_offset + tap * row_stride",
+        "row_offset + (tap - 1) * row_stride",
         f"out of bounds: read|{WRONG_RESULT}",
     ),
     # mix_

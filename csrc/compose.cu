@@ -1,160 +1,206 @@
-// compose on the GPU. A thread makes one 16-byte vector of an interleaved row (NHWC), or the three
-// vectors of one stretch of pixels (NCHW): neighbouring threads store neighbouring vectors, and
-// each input byte is loaded by one thread. Nearly all vectors lie in one region; those that cross a
-// border are made element by element.
+// compose on the GPU. A thread makes a piece of a row: as many pixels as a vector of 16 bytes has
+// elements, three vectors. It goes through the runs of its piece, of which nearly all have one: a
+// run's bytes are loaded as words, turned around where it is mirrored, and put behind those of the
+// runs before. A warp's pieces are a tile of 32 pixels by some rows. NCHW: neighbouring threads
+// store neighbouring vectors of each plane. NHWC: they are put together in shared memory first.
 #include "compose.h"
 #include "device.h"
 
 namespace mixpipe {
 
-// The constituents that a vector's pixels are summed from: [first, last), each with its weight.
-struct Shown {
-  i32 first, last;
-  bool whole;  // false: pixels differ in what they show
-};
-
-__device__ inline Shown find_shown(const ComposeParams& p, const ComposePart* parts, i32 y, i32 x0,
-                                   i32 x1) {
-  if (p.mode == kBlend) return {0, p.constituents, true};
-  if (p.mode == kIndexMap) return {0, 0, false};
-  for (i32 k = p.constituents - 1; k >= 0; --k) {
-    const Region region = parts[k].region;
-    if (y < region.y0 || y >= region.y1 || x1 <= region.x0 || x0 >= region.x1) continue;
-    return {k, k + 1, x0 >= region.x0 && x1 <= region.x1};
-  }
-  return {0, 0, true};
-}
-
-// Adds weight * pixels [x, x + kPixels) of a row to sums[3 * kPixels], in planes. The bytes are
-// read as aligned words, the two ends, which share a word with somebody else's pixels, byte by
-// byte: nothing outside the pixels is touched.
+// Turns four pixels around, or eight: words of interleaved channels.
 template <i32 kPixels>
-__device__ inline void add_pixels(const ComposePart& part, i32 y, i32 x, float weight,
-                                  float* sums) {
-  constexpr i32 kWords = 3 * kPixels / 4;
+__device__ inline void mirror(u32* words) {
+  constexpr i32 kGroups = kPixels / 4;  // of four pixels, three words
+  u32 turned[3 * kGroups];
+#pragma unroll
+  for (i32 i = 0; i < kGroups; ++i) {
+    const u32 *from = words + 3 * i, a = from[0], b = from[1], c = from[2];
+    u32* to = turned + 3 * (kGroups - 1 - i);
+    to[0] = __byte_perm(b, c, 0x2765);
+    to[1] = __byte_perm(__byte_perm(a, c, 0x0340), b, 0x4217);
+    to[2] = __byte_perm(a, b, 0x2105);
+  }
+#pragma unroll
+  for (i32 i = 0; i < 3 * kGroups; ++i) words[i] = turned[i];
+}
+
+// The pixels [x, x + kPixels) of a row as a part shows them, interleaved. Those outside of its
+// region are whatever lies there.
+template <i32 kPixels>
+__device__ inline void load_pixels(const ComposePart& part, i32 y, i32 x, u32* words) {
   const bool flip = part.column_stride < 0;
-  const u8* from = part_pixel(part, y, flip ? x + kPixels - 1 : x);
-  const u32 lead = (u32)(u64)from & 3u;
-  const u8* base = from - lead;
-  u32 ends = 0;
+  const Region& r = part.region;
+  const i32 row_bytes = 3 * (r.x1 - r.x0);
+  const u8* memory = flip ? part.pixels - (row_bytes - 3) : part.pixels;
+  const i32 column = flip ? r.x1 - x - kPixels : x - r.x0;
+  const i32 size = (r.y1 - 1 - r.y0) * part.row_stride + row_bytes;
+  load_bytes<3 * kPixels / 4>(memory, (y - r.y0) * part.row_stride + 3 * column, size, words);
+  if (flip) mirror<kPixels>(words);
+}
+
+// run_at without a branch, for neighbouring threads in different runs.
+__device__ inline Run find_run(const ComposeParams& p, const ComposePart* parts, i32 y, i32 x) {
+  Run run = {x, p.width, -1};
+#pragma unroll 1
+  for (i32 k = 0; k < p.constituents; ++k) {
+    const Region r = parts[k].region;
+    const bool in_row = y >= r.y0 && y < r.y1, here = in_row && x >= r.x0 && x < r.x1;
+    run.part = here ? k : run.part;
+    run.x1 = here ? r.x1 : in_row && r.x0 > x ? min_i32(run.x1, r.x0) : run.x1;
+  }
+  return run;
+}
+
+// The run at x, up to x1, where an index map names constituents: a byte each, from pixel x0 on.
+__device__ inline Run named_run(const ComposeParams& p, const ComposePart* parts, u64 names, i32 y,
+                                i32 x0, i32 x, i32 x1) {
+  names >>= 8 * (x - x0);
+  const i32 k = (i32)(names & 0xffu);
+  const u64 differ = names ^ ((u64)k * 0x0101010101010101ull >> 8 * (x - x0));
+  Run run = {x, x1, -1};
+  if (differ != 0)
+    for (run.x1 = x + 1; run.x1 < x1 && (differ >> 8 * (run.x1 - x) & 0xffu) == 0;) ++run.x1;
+  if (k >= p.constituents) return run;
+  const Region r = parts[k].region;
+  if (y < r.y0 || y >= r.y1 || x >= r.x1) return run;
+  if (x >= r.x0) return {x, min_i32(run.x1, r.x1), k};
+  return {x, min_i32(run.x1, r.x0), -1};
+}
+
+// Makes the values of the pixels [x0, x0 + count) of a row, interleaved.
+template <i32 kPixels>
+__device__ inline void make_values(const ComposeParams& p, u32 b, i32 y, i32 x0, i32 count,
+                                   float* values) {
+  constexpr i32 kWords = 3 * kPixels / 4;
+  const ComposePart* parts = p.parts + b * (u32)p.constituents;
+  const i32 x1 = x0 + count;
+  u32 words[kWords];
+  u32 covered = 0;  // one bit a pixel
+  if (p.mode == kBlend) {
 #pragma unroll
-  for (u32 i = 0; i < 4; ++i) ends |= (u32)base[i >= lead ? i : i + 3 * kPixels] << (8 * i);
-  u32 words[kWords + 1];
-  words[0] = words[kWords] = ends;
+    for (i32 i = 0; i < 3 * kPixels; ++i) values[i] = 0.0f;
+#pragma unroll 1
+    for (i32 k = 0; k < p.constituents; ++k) {
+      const ComposePart part = parts[k];
+      if (is_empty(part.region)) continue;
+      covered = ~0u;
+      load_pixels<kPixels>(part, y, x0, words);
 #pragma unroll
-  for (i32 i = 1; i < kWords; ++i) words[i] = reinterpret_cast<const u32*>(base)[i];
+      for (i32 i = 0; i < 3 * kPixels; ++i)
+        values[i] = fused_multiply_add(part.weight, byte_value(words, i), values[i]);
+    }
+  } else {
+    u64 names = 0;
+    if (p.mode == kIndexMap) {
+      u32 bytes[2] = {0, 0};
+      load_bytes<kPixels / 4>(p.index_map, ((i32)b * p.height + y) * p.width + x0,
+                              p.batch * p.height * p.width, bytes);
+      names = ((u64)bytes[kPixels / 4 - 1] << 32) | bytes[0];
+    }
 #pragma unroll
-  for (i32 i = 0; i < kWords; ++i)
-    words[i] = (u32)((((u64)words[i + 1] << 32) | words[i]) >> (8 * lead));
+    for (i32 i = 0; i < kWords; ++i) words[i] = 0;
+#pragma unroll 1
+    for (i32 x = x0; x < x1;) {
+      const Run run =
+          p.mode == kIndexMap ? named_run(p, parts, names, y, x0, x, x1) : find_run(p, parts, y, x);
+      const i32 end = min_i32(run.x1, x1), before = x - x0;
+      x = end;
+      if (run.part < 0) continue;
+      covered |= (1u << (end - x0)) - (1u << before);
+      u32 shown[kWords];
+      load_pixels<kPixels>(parts[(u32)run.part], y, x0, shown);
+      if (before == 0) {  // what comes after this run is overwritten by the next
 #pragma unroll
-  for (i32 i = 0; i < 3 * kPixels; ++i) {
-    const float value = (float)((words[i / 4] >> (8 * (i % 4))) & 0xffu);
-    const i32 pixel = i / 3, channel = i % 3;
-    float& same = sums[channel * kPixels + pixel];
-    float& mirrored = sums[channel * kPixels + kPixels - 1 - pixel];
-    if (flip)
-      mirrored = fused_multiply_add(weight, value, mirrored);
+        for (i32 i = 0; i < kWords; ++i) words[i] = shown[i];
+        continue;
+      }
+#pragma unroll
+      for (i32 i = 0; i < kWords; ++i) {
+        const i32 kept = 24 * before - 32 * i;  // bits of this word
+        const u32 mask = kept <= 0 ? ~0u : kept >= 32 ? 0u : ~0u << kept;
+        words[i] = (words[i] & ~mask) | (shown[i] & mask);
+      }
+    }
+#pragma unroll
+    for (i32 i = 0; i < 3 * kPixels; ++i) values[i] = byte_value(words, i);
+  }
+#pragma unroll
+  for (i32 i = 0; i < 3 * kPixels; ++i)
+    values[i] = fused_multiply_add(values[i], p.scale[i % 3], p.bias[i % 3]);
+  const u32 all = (1u << count) - 1;
+  if ((covered & all) != all) {
+#pragma unroll
+    for (i32 i = 0; i < 3 * kPixels; ++i)
+      if ((covered >> (i / 3) & 1u) == 0) values[i] = 0.0f;
+  }
+}
+
+// Puts a warp's tile, rows of interleaved pixels in shared memory, into the result: its first row
+// at (y, x).
+template <class T, bool kWide>
+__device__ inline void store_tile(const ComposeParams& p, const T* tile, T* out, i32 y, i32 x) {
+  constexpr i32 kSize = kWide ? Vector<T>::kSize : 1;
+  constexpr u32 kPerRow = 3 * kComposeColumns / kSize;
+  const i32 left = 3 * (p.width - x);
+#pragma unroll(kWide ? 3 : 1)
+  for (i32 step = 0; step < Vector<T>::kSize * (i32)kPerRow / 32; ++step) {
+    const i32 i = 32 * step + (i32)(threadIdx.x % 32u);
+    const i32 row = (i32)((u32)i / kPerRow), element = (i - row * (i32)kPerRow) * kSize;
+    if (y + row >= p.height || element >= left) continue;
+    const T* from = tile + i * kSize;
+    T* to = out + (u32)(3 * ((y + row) * p.width + x) + element);
+    if constexpr (kWide)
+      __stcs(reinterpret_cast<uint4*>(to), *reinterpret_cast<const uint4*>(from));
     else
-      same = fused_multiply_add(weight, value, same);
+      *to = *from;
   }
-}
-
-// Adds weight * the interleaved row's elements [3 * x + channel, ... + kSize) to sums.
-template <i32 kSize>
-__device__ inline void add_interleaved(const ComposePart& part, i32 y, i32 x, i32 channel,
-                                       float weight, float* sums) {
-  const u8* from = part_pixel(part, y, x) + channel;
-  const i32 next_pixel = part.column_stride - 2;
-#pragma unroll
-  for (i32 i = 0; i < kSize; ++i) {
-    sums[i] = fused_multiply_add(weight, (float)*from, sums[i]);
-    from += channel == 2 ? next_pixel : 1;
-    channel = channel == 2 ? 0 : channel + 1;
-  }
-}
-
-// compose_element in the order of the result's row: element e of a plane's (or interleaved) row.
-template <bool kInterleaved>
-__device__ inline float row_element(const ComposeParams& p, const ComposePart* parts, i32 b, i32 y,
-                                    i32 element, i32 plane) {
-  const i32 x = kInterleaved ? (i32)((u32)element / 3u) : element;
-  return compose_element(p, parts, b, y, x, kInterleaved ? element - 3 * x : plane);
 }
 
 template <class T, bool kInterleaved, bool kWide>
 __device__ inline void compose_thread(const ComposeParams& p) {
-  constexpr i32 kSize = Vector<T>::kSize, kPlanes = kInterleaved ? 1 : 3;
+  constexpr i32 kSize = Vector<T>::kSize, kWarps = kComposeThreads / 32;
+  constexpr u32 kPerRow = kComposeColumns / kSize;  // threads
   const u32 block = blockIdx.x, b = divide(block, p.by_blocks_per_composite);
-  const u32 index = (block - b * (u32)p.blocks_per_composite) * kComposeThreads + threadIdx.x;
-  const u32 row = divide(index, p.by_pieces_per_row);
-  if (row >= (u32)p.height) return;
-  const i32 y = (i32)row;
-  const i32 row_size = kInterleaved ? 3 * p.width : p.width;
-  const i32 first = (i32)(index - row * (u32)p.pieces_per_row) * kSize;
-  const i32 count = kWide ? kSize : min_i32(kSize, row_size - first);
-  const i32 x0 = kInterleaved ? (i32)((u32)first / 3u) : first;
-  const i32 x1 = kInterleaved ? (i32)((u32)(first + count - 1) / 3u) + 1 : first + count;
+  const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const u32 tile = (block - b * (u32)p.blocks_per_composite) * kWarps + warp;
+  const u32 tile_row = divide(tile, p.by_pieces_per_row);
+  const i32 tile_y = (i32)tile_row * kSize;
+  const i32 tile_x = (i32)(tile - tile_row * (u32)p.pieces_per_row) * kComposeColumns;
+  const i32 y = tile_y + (i32)(lane / kPerRow), x = tile_x + (i32)(lane % kPerRow) * kSize;
+  const bool inside = y < p.height && x < p.width;
+  const i32 count = kWide ? kSize : min_i32(kSize, p.width - x);
   const i32 plane_size = p.height * p.width;
-  const ComposePart* parts = p.parts + b * (u32)p.constituents;
-  T* out = (T*)p.out + (i64)b * 3 * plane_size + y * row_size + first;
+  T* out = (T*)p.out + (i64)b * 3 * plane_size;
 
-  const Shown shown = find_shown(p, parts, y, x0, x1);
-  if (!shown.whole || count < kSize) {
-#pragma unroll 1
-    for (i32 c = 0; c < kPlanes; ++c) {
-      Vector<T> vector{};
-#pragma unroll 1
-      for (i32 i = 0; i < count; ++i) {
-        const float value = row_element<kInterleaved>(p, parts, (i32)b, y, first + i, c);
-        if (kWide)
-          vector.push(element_bits(T{}, value));
-        else
-          store_element(out + c * plane_size + i, value);
+  float values[3 * kSize];
+  if (inside) make_values<kSize>(p, b, y, x, count, values);
+
+  if constexpr (kInterleaved) {
+    __shared__ __align__(16) T tiles[3 * kSize * kComposeThreads];
+    T* own = tiles + 3 * kSize * 32 * warp;
+    if (inside) {
+#pragma unroll
+      for (i32 i = 0; i < 3; ++i)
+        reinterpret_cast<uint4*>(own + 3 * kSize * lane)[i] =
+            pack(T{}, values + i * kSize).as_uint4();
+    }
+    __syncwarp();
+    store_tile<T, kWide>(p, own, out, tile_y, tile_x);
+  } else if (inside) {
+#pragma unroll
+    for (i32 c = 0; c < 3; ++c) {
+      float plane[kSize];
+#pragma unroll
+      for (i32 i = 0; i < kSize; ++i) plane[i] = values[3 * i + c];
+      T* to = out + (u32)(c * plane_size + y * p.width + x);
+      if constexpr (kWide) {
+        pack(T{}, plane).store(to);
+      } else {
+#pragma unroll
+        for (i32 i = 0; i < kSize; ++i)
+          if (i < count) store_element(to + i, plane[i]);
       }
-      if (kWide) vector.store(out + c * plane_size);
-    }
-    return;
-  }
-
-  float values[kPlanes * kSize];
-#pragma unroll
-  for (i32 i = 0; i < kPlanes * kSize; ++i) values[i] = 0.0f;
-  const i32 channel = kInterleaved ? first - 3 * x0 : 0;
-  bool covered = false;
-#pragma unroll 1
-  for (i32 k = shown.first; k < shown.last; ++k) {
-    const ComposePart part = parts[k];
-    if (is_empty(part.region)) continue;
-    covered = true;
-    const float weight = p.mode == kBlend ? part.weight : 1.0f;
-    if (kInterleaved)
-      add_interleaved<kSize>(part, y, x0, channel, weight, values);
-    else
-      add_pixels<kSize>(part, y, x0, weight, values);
-  }
-
-  // The channel of element i is (channel + i) % 3: turned once, then known at compile time.
-  float scale[3], bias[3];
-#pragma unroll
-  for (i32 c = 0; c < 3; ++c) {
-    const i32 turned = channel + c < 3 ? channel + c : channel + c - 3;
-    scale[c] = of_channel(p.scale, turned);
-    bias[c] = of_channel(p.bias, turned);
-  }
-#pragma unroll
-  for (i32 c = 0; c < kPlanes; ++c) {
-    float* plane = values + c * kSize;
-#pragma unroll
-    for (i32 i = 0; i < kSize; ++i) {
-      const i32 turned = kInterleaved ? i % 3 : c;
-      plane[i] = covered ? fused_multiply_add(plane[i], scale[turned], bias[turned]) : 0.0f;
-    }
-    T* to = out + c * plane_size;
-    if (kWide) {
-      pack(T{}, plane).store(to);
-    } else {
-#pragma unroll
-      for (i32 i = 0; i < kSize; ++i) store_element(to + i, plane[i]);
     }
   }
 }

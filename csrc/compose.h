@@ -13,13 +13,13 @@ namespace mixpipe {
 enum ComposeMode : i32 { kRegions = 0, kBlend = 1, kIndexMap = 2 };
 
 // One constituent of one composite, ready to read: crop and mirror are already in the addresses.
-struct ComposePart {
+// Parts are aligned so that a GPU loads four words at once.
+struct alignas(16) ComposePart {
   const u8* pixels;   // the pixel shown at (region.y0, region.x0)
   i32 row_stride;     // bytes to the pixel below
   i32 column_stride;  // bytes to the pixel on the right: 3, or -3 when mirrored
   Region region;      // where it shows; empty: absent
   float weight;       // its share of a blend
-  i32 reserved;
 };
 
 // Part: a ComposePart, or what else can show in a region.
@@ -37,16 +37,19 @@ struct CompositeParams {
   // arithmetic
   float scale[3], bias[3];
   // launch
-  i32 pieces_per_row;  // threads that make one row; resample.h: tiles
+  i32 pieces_per_row;  // tiles side by side
   i32 blocks_per_composite;
   Divisor by_pieces_per_row, by_blocks_per_composite;
 };
 using ComposeParams = CompositeParams<ComposePart>;
 
 constexpr i32 kComposeThreads = 256;
+// A warp's tile is as many pixels wide, and as many rows high as a vector has elements: so only the
+// few tiles across which a region's border runs have threads with more to do than others.
+constexpr i32 kComposeColumns = 32;
 
-// Elements of one 16-byte store: a thread makes as many pixels of three planes (NCHW), or as many
-// elements of the interleaved row (NHWC).
+// Elements of one 16-byte store, and pixels that a thread makes: three vectors, whatever the
+// layout.
 MIXPIPE_INLINE i32 compose_vector(i32 dtype) {
   return 16 / element_size(dtype);
 }
@@ -57,8 +60,9 @@ MIXPIPE_INLINE Geometry compose_prepare(CompositeParams<Part>& p) {
   const i32 vector = compose_vector(p.dtype);
   const i32 row = p.layout == kNHWC ? 3 * p.width : p.width;
   p.wide = row % vector == 0 && (u64)p.out % 16 == 0;
-  p.pieces_per_row = ceil_div(row, vector);
-  p.blocks_per_composite = ceil_div(p.pieces_per_row * p.height, kComposeThreads);
+  p.pieces_per_row = ceil_div(p.width, kComposeColumns);
+  p.blocks_per_composite =
+      ceil_div(p.pieces_per_row * ceil_div(p.height, vector), kComposeThreads / 32);
   p.by_pieces_per_row = make_divisor((u32)p.pieces_per_row);
   p.by_blocks_per_composite = make_divisor((u32)p.blocks_per_composite);
   return {(u32)p.batch * (u32)p.blocks_per_composite, (u32)kComposeThreads, 0};
@@ -102,32 +106,6 @@ MIXPIPE_INLINE Run run_at(const CompositeParams<Part>& p, const Part* parts, i32
     if (y >= r.y0 && y < r.y1 && r.x1 > r.x0 && r.x0 > x && r.x0 < end) end = r.x0;
   }
   return {x, end, part};
-}
-
-// values[channel]; an array in kernel parameters that is indexed at run time would be copied to
-// local memory.
-MIXPIPE_INLINE float of_channel(const float* values, i32 channel) {
-  return channel == 0 ? values[0] : channel == 1 ? values[1] : values[2];
-}
-
-// One element the plain way, whatever the mode; the vector paths give the same bits.
-MIXPIPE_INLINE float compose_element(const ComposeParams& p, const ComposePart* parts, i32 b, i32 y,
-                                     i32 x, i32 channel) {
-  float sum = 0.0f;
-  if (p.mode == kBlend) {
-    bool covered = false;
-    for (i32 k = 0; k < p.constituents; ++k) {
-      if (!contains(parts[k].region, y, x)) continue;
-      covered = true;
-      sum = fused_multiply_add(parts[k].weight, (float)part_pixel(parts[k], y, x)[channel], sum);
-    }
-    if (!covered) return 0.0f;
-  } else {
-    const i32 k = part_at(p, parts, b, y, x);
-    if (k < 0) return 0.0f;
-    sum = (float)part_pixel(parts[k], y, x)[channel];
-  }
-  return fused_multiply_add(sum, of_channel(p.scale, channel), of_channel(p.bias, channel));
 }
 
 }  // namespace mixpipe

@@ -13,31 +13,9 @@ struct Vector {
   static constexpr i32 kSize = 16 / (i32)sizeof(T);
   u32 words[4];
 
-  // Appends one element, after kSize of which the vector is full; no element is addressed by a
-  // run-time index, so that all stays in registers.
-  __device__ void push(u32 bits) {
-    if (sizeof(T) == 4) {
-      words[0] = words[1];
-      words[1] = words[2];
-      words[2] = words[3];
-      words[3] = bits;
-    } else {
-      words[0] = (words[0] >> 16) | (words[1] << 16);
-      words[1] = (words[1] >> 16) | (words[2] << 16);
-      words[2] = (words[2] >> 16) | (words[3] << 16);
-      words[3] = (words[3] >> 16) | (bits << 16);
-    }
-  }
   // Intrinsics stay one 16-byte access: a plain assignment is split into four on the architectures
   // before Blackwell. They stream, since batches are larger than the caches.
-  __device__ void store(T* to) const {
-    uint4 vector;
-    vector.x = words[0];
-    vector.y = words[1];
-    vector.z = words[2];
-    vector.w = words[3];
-    __stcs(reinterpret_cast<uint4*>(to), vector);
-  }
+  __device__ void store(T* to) const { __stcs(reinterpret_cast<uint4*>(to), as_uint4()); }
   __device__ void load(const T* from) {
     const uint4 vector = __ldcs(reinterpret_cast<const uint4*>(from));
     words[0] = vector.x;
@@ -45,17 +23,15 @@ struct Vector {
     words[2] = vector.z;
     words[3] = vector.w;
   }
+  __device__ uint4 as_uint4() const {
+    uint4 vector;
+    vector.x = words[0];
+    vector.y = words[1];
+    vector.z = words[2];
+    vector.w = words[3];
+    return vector;
+  }
 };
-
-__device__ inline u32 element_bits(float, float value) {
-  return float_bits(value);
-}
-__device__ inline u32 element_bits(Half, float value) {
-  return float_to_half_bits(value);
-}
-__device__ inline u32 element_bits(BFloat16, float value) {
-  return float_to_bfloat16_bits(value);
-}
 
 __device__ inline u32 pack_pair(Half, float low, float high) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
@@ -104,6 +80,45 @@ __device__ inline void unpack(const Vector<BFloat16>& vector, float* values) {
     values[2 * i] = bits_float(vector.words[i] << 16);
     values[2 * i + 1] = bits_float(vector.words[i] & 0xffff0000u);
   }
+}
+
+// The 4 * kWords bytes from `from` on, as words: aligned words are read and shifted into place.
+// They take up to 3 bytes before and 4 behind.
+template <i32 kWords>
+__device__ inline void load_words(const u8* from, u32* words) {
+  const u32 lead = (u32)(u64)from & 3u;
+  const u32* aligned = reinterpret_cast<const u32*>(from - lead);
+  u32 read[kWords + 1];
+#pragma unroll
+  for (i32 i = 0; i <= kWords; ++i) read[i] = __ldg(aligned + i);
+#pragma unroll
+  for (i32 i = 0; i < kWords; ++i) words[i] = __funnelshift_r(read[i], read[i + 1], 8 * lead);
+}
+
+// The same of the bytes from memory + offset on. Those outside of the memory's `size` are not
+// touched and read as 0.
+template <i32 kWords>
+__device__ inline void load_bytes(const u8* memory, i32 offset, i32 size, u32* words) {
+  const i32 lead = (i32)((u64)(memory + offset) & 3u);
+  if (offset >= lead && offset - lead + 4 * (kWords + 1) <= size) {
+    load_words<kWords>(memory + offset, words);
+    return;
+  }
+#pragma unroll
+  for (i32 i = 0; i < kWords; ++i) words[i] = 0;
+#pragma unroll 1
+  for (i32 at = offset; at < offset + 4 * kWords; ++at) {
+    const u32 byte = at >= 0 && at < size ? __ldg(memory + at) : 0u;
+#pragma unroll
+    for (i32 i = 0; i < kWords - 1; ++i) words[i] = (words[i] >> 8) | (words[i + 1] << 24);
+    words[kWords - 1] = (words[kWords - 1] >> 8) | (byte << 24);
+  }
+}
+
+// Byte i of some words as a float: made the mantissa of a float of 2^23 and more. Conversions of
+// integers have a quarter of the rate on some architectures.
+__device__ inline float byte_value(const u32* words, i32 i) {
+  return bits_float(__byte_perm(words[i / 4], 0x4b000000u, 0x7650u + (u32)(i % 4))) - 8388608.0f;
 }
 
 // Combines one value of each thread of a block, in a fixed order; every thread gets the result.

@@ -17,14 +17,14 @@ namespace mixpipe {
 
 enum MixMode : i32 { kCut = 0, kBlendGroup = 1, kBlendCycle = 2 };
 
-struct MixLink {
+struct alignas(16) MixLink {
   i32 target, source;
   float weight;  // of the source (group), of the target (cycle)
   i32 reserved;
   Region box;  // empty where nothing moves
 };
 
-struct MixChain {
+struct alignas(16) MixChain {
   i32 first, count;  // its links
   i32 cyclic;        // 1: the last link takes what the first link's target was
   i32 reserved;

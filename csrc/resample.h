@@ -25,18 +25,19 @@ struct ResampleAxis {
   i32 offset, step;            // canvas coordinate v shows the patch's pixel offset + step * v
 };
 
-struct ResamplePart {
+struct alignas(16) ResamplePart {
   const u8* pixels;  // the rectangle
   i32 row_stride;    // bytes to the row below
-  Region region;     // where it shows; empty: absent
   float weight;      // its share of a blend
+  Region region;     // where it shows; empty: absent
   ResampleAxis y, x;
 };
 
 using ResampleParams = CompositeParams<ResamplePart>;
 
-// A block makes a tile of the result, a thread one pixel.
-constexpr i32 kTileRows = 8, kTileColumns = 32, kResampleThreads = kTileRows * kTileColumns;
+// A block makes a tile of the result, a thread kThreadPixels of it, one below another.
+constexpr i32 kTileRows = 16, kTileColumns = 32, kResampleThreads = 256;
+constexpr i32 kThreadPixels = kTileRows * kTileColumns / kResampleThreads;
 
 // Fills what follows from sizes and form, as compose_prepare does for patches.
 MIXPIPE_INLINE Geometry compose_prepare(ResampleParams& p) {

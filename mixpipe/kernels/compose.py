@@ -6,6 +6,7 @@ flips (the batch's plan)    ─┘
 """
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -225,25 +226,42 @@ def check_places(
 
 def pixel_table(tensors: list[Tensor], argument: str, device: torch.device) -> NDArray[np.int64]:
     """int64 [P, 4]: address, height, width and bytes a row of uint8 tensors [h, w, 3]."""
+    # All at once, since there may be hundreds; one by one only for the message.
     table = np.empty((len(tensors), 4), dtype=np.int64)
+    shapes = [t.shape for t in tensors]
+    if (
+        {len(shape) for shape in shapes} == {3}
+        and {t.dtype for t in tensors} == {torch.uint8}
+        and {t.device for t in tensors} == {device}
+    ):
+        height, width, channels = _columns(shapes)
+        pitch, *steps = _columns([t.stride() for t in tensors])
+        dense = (channels == 3) & (steps[1] == 1) & ((steps[0] == 3) | (width <= 1))
+        if (dense & (pitch * height < 2**31)).all():
+            table[:, 0] = [t.data_ptr() for t in tensors]
+            table[:, 1], table[:, 2], table[:, 3] = height, width, pitch
+            return table
     for i, pixels in enumerate(tensors):
-        shape, stride = pixels.shape, pixels.stride()
-        if (
-            pixels.dtype != torch.uint8
-            or len(shape) != 3
-            or shape[2] != 3
-            or pixels.device != device
-        ):
-            check_tensor(
-                pixels, f"{argument}[{i}]", dtypes=torch.uint8, shape=(None, None, 3), device=device
-            )
-        if stride[2] != 1 or (stride[1] != 3 and shape[1] > 1) or stride[0] * shape[0] >= 2**31:
-            raise ValueError(
-                f"{argument}[{i}] has strides {list(stride)}, expected (pitch, 3, 1) and fewer "
-                f"than 2**31 bytes: pass {argument}[{i}].contiguous()"
-            )
-        table[i] = pixels.data_ptr(), shape[0], shape[1], stride[0]
+        check_pixels(pixels, f"{argument}[{i}]", device)
     return table
+
+
+def _columns(rows: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    """[3, P] of P rows of three."""
+    flat = np.fromiter(chain.from_iterable(rows), np.int64, 3 * len(rows))
+    columns: NDArray[np.int64] = flat.reshape(-1, 3).T
+    return columns
+
+
+def check_pixels(pixels: Tensor, name: str, device: torch.device) -> None:
+    """Raises TypeError or ValueError where a tensor is not uint8 [h, w, 3] in rows."""
+    check_tensor(pixels, name, dtypes=torch.uint8, shape=(None, None, 3), device=device)
+    shape, stride = pixels.shape, pixels.stride()
+    if stride[2] != 1 or (stride[1] != 3 and shape[1] > 1) or stride[0] * shape[0] >= 2**31:
+        raise ValueError(
+            f"{name} has strides {list(stride)}, expected (pitch, 3, 1) and fewer than 2**31 "
+            f"bytes: pass {name}.contiguous()"
+        )
 
 
 def prepare_composites(

@@ -10,8 +10,8 @@ first argument, so that a stand-in can take the launches where there is no GPU.
 
 import logging
 import re
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,6 +42,12 @@ _STAGE = "stage"  # the kernel of stage.cu
 
 COMPILE_OPTIONS = ("--std=c++17",)
 """What NVRTC is given beside the architecture, which CuPy adds."""
+
+
+@cache
+def _struct(size: int) -> np.dtype[np.void]:
+    """The type of so many bytes, of which CuPy passes one by value."""
+    return np.dtype((np.void, size))
 
 
 class Kernel(Protocol):
@@ -96,11 +102,12 @@ class Launcher:
         """
         if launch.grid == 0:
             return
-        params = np.frombuffer(launch.params, dtype=f"V{len(launch.params)}")
+        params = launch.params
+        argument = np.frombuffer(params, dtype=_struct(len(params)))
         with self._on_device(device):
             kernel = self._kernel(launch, device)
             try:
-                kernel((launch.grid,), (launch.block,), (params,), shared_mem=launch.shared_bytes)
+                kernel((launch.grid,), (launch.block,), (argument,), shared_mem=launch.shared_bytes)
                 if debugging() and device.type == "cuda":  # needs a GPU
                     torch.cuda.synchronize(device)
             except RuntimeError as error:
@@ -160,12 +167,20 @@ def launcher() -> Launcher:
     """
     cupy = _import_cupy()
 
-    def on_device(device: torch.device) -> AbstractContextManager[object]:  # needs a GPU
+    @cache
+    def check(device: torch.device) -> None:  # needs a GPU
         check_device(torch.cuda.get_device_capability(device), torch.cuda.get_device_name(device))
-        stack = ExitStack()
-        stack.enter_context(cupy.cuda.Device(device.index))
-        stack.enter_context(stream_of(cupy, torch.cuda.current_stream(device).cuda_stream))
-        return stack
+
+    @cache
+    def stream(_device: int, handle: int) -> AbstractContextManager[object]:  # needs a GPU
+        return stream_of(cupy, handle)
+
+    @contextmanager
+    def on_device(device: torch.device) -> Iterator[None]:  # needs a GPU
+        check(device)
+        handle = torch.cuda.current_stream(device).cuda_stream
+        with cupy.cuda.Device(device.index), stream(device.index, handle):
+            yield
 
     def capturing(device: torch.device) -> bool:  # needs a GPU
         with torch.cuda.device(device):

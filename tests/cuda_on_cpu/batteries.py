@@ -53,7 +53,8 @@ def compose_cases(device: Device) -> None:
 
 
 def resample_cases(device: Device) -> None:
-    """Up, down and by parts of a pixel; aligned and odd widths; flips; tiles beyond the canvas."""
+    """Up, down and by parts of a pixel; aligned and odd widths; flips; tiles beyond the canvas; a
+    blend."""
     rng = torch.Generator().manual_seed(0)
     rectangles = [
         torch.randint(0, 256, (h, w, 3), generator=rng, dtype=torch.uint8)
@@ -74,6 +75,18 @@ def resample_cases(device: Device) -> None:
                 dtype=F16,
                 channels_last=channels_last,
             )
+    compare_resampled(
+        device,
+        rectangles=rectangles,
+        windows=windows,
+        sizes=torch.tensor([[9, 40], [9, 40]]).int(),
+        source=torch.tensor([[0, 1]]).int(),
+        regions=None,
+        blend=torch.tensor([[0.3, 0.7]]),
+        size=(9, 40),
+        dtype=F16,
+        channels_last=False,
+    )
 
 
 def select_cases(device: Device) -> None:

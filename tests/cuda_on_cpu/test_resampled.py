@@ -79,6 +79,23 @@ def test_a_training_batch(dtype, channels_last):
     same_bits(run(Device(), out, arguments), want)
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_part_made_much_smaller(mirrored):
+    """A tile needs more columns of the rectangle, and a row more taps, than are summed at once."""
+    rng = torch.Generator().manual_seed(0)
+    arguments = {
+        "rectangles": [torch.randint(0, 256, (200, 900, 3), generator=rng, dtype=torch.uint8)],
+        "windows": torch.tensor([[0.5, 3.25, 199.0, 900.0]]),
+        "sizes": torch.tensor([[20, 40]], dtype=torch.int32),
+        "source": torch.zeros(1, 1, dtype=torch.int32),
+        "regions": torch.tensor([[[0, 0, 20, 40]]], dtype=torch.int32),
+        "size": (20, 40),
+        "flips": torch.tensor([[mirrored]]),
+    }
+    out = unwritten((1, 3, 20, 40), torch.float32)
+    same_bits(run(Device("checked", 5), out, arguments), reference.compose_resampled(**arguments))
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_moves_less_than_resizing_first_would(channels_last):
     """Patches of uint8 would be written and read again between the two passes.

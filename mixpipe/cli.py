@@ -116,6 +116,9 @@ def train(
     ] = "constituents",
     seed: Annotated[int, typer.Option(help="Of the plan, the weights and all else.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    decode_device: Annotated[
+        str | None, typer.Option(help="cpu: decode there for a GPU [the device].")
+    ] = None,
     precision: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
     threads: Annotated[int | None, typer.Option(help="Decoding threads [one a core].")] = None,
     skip_unreadable: Skip = False,
@@ -143,6 +146,7 @@ def train(
         label_smoothing=label_smoothing,
         seed=seed,
         device=device,
+        decode_device=decode_device,
         precision=precision,
         threads=threads,
         skip_unreadable=skip_unreadable,
@@ -227,6 +231,9 @@ def profile_command(
     k: Annotated[int, typer.Option(help="Constituents of a composite; 1: plain.")] = 2,
     batches: Annotated[int, typer.Option(help="Batches to measure.")] = 50,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    decode_device: Annotated[
+        str | None, typer.Option(help="cpu: decode there for a GPU [the device].")
+    ] = None,
     precision: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
     threads: Annotated[int | None, typer.Option(help="Decoding threads [one a core].")] = None,
     json_file: JsonFile = None,
@@ -238,6 +245,7 @@ def profile_command(
         batch_size=batch_size,
         size=size,
         device=device,
+        decode_device=decode_device,
         precision=precision,
         threads=threads,
     )

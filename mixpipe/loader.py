@@ -92,7 +92,9 @@ class MixLoader:
         memory_format: ``torch.contiguous_format`` or ``torch.channels_last``.
         mean: subtracted from the channels' values in [0, 1].
         std: divides them then.
-        device: where decoding ends and images are delivered.
+        device: where images are delivered.
+        decode_device: where files are decoded: ``device`` by default, or ``"cpu"``, which leaves a
+            GPU to the model and wants more cores.
         seed: with the epoch and the sample id, the source of all randomness.
         drop_last: leave out a last batch that is short.
         rank: this process's number; by default ``torch.distributed``'s, else 0.
@@ -132,6 +134,7 @@ class MixLoader:
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
         device: torch.device | str = "cpu",
+        decode_device: torch.device | str | None = None,
         seed: int = 0,
         drop_last: bool = False,
         rank: int | None = None,
@@ -170,6 +173,7 @@ class MixLoader:
         self._decoder = Decoder(
             self.store,
             device=self.device,
+            decode_device=decode_device,
             threads=len(os.sched_getaffinity(0)) if threads is None else threads,
             prefetch=prefetch,
         )

@@ -52,7 +52,8 @@ class Decoder:
 
     Args:
         store: where the samples are.
-        device: ``"cpu"``, or the CUDA device that decodes and holds what was decoded.
+        device: ``"cpu"``, or the CUDA device that holds what was decoded.
+        decode_device: where it is decoded: ``device`` (by default) or ``"cpu"``.
         threads: CPU threads.
         prefetch: batches under way at a time, the one that is handed out included.
 
@@ -65,6 +66,7 @@ class Decoder:
         store: Store,
         *,
         device: torch.device | str = "cpu",
+        decode_device: torch.device | str | None = None,
         threads: int = 2,
         prefetch: int = 2,
     ) -> None:
@@ -72,6 +74,11 @@ class Decoder:
         self.device = torch.device(device)
         if self.device.type not in ("cpu", "cuda"):
             raise ValueError(f"device: expected cpu or cuda, got {device}")
+        self.decode_device = torch.device(device if decode_device is None else decode_device)
+        if self.decode_device.type not in ("cpu", self.device.type):
+            raise ValueError(
+                f"decode_device: expected cpu or the device {device}, got {decode_device}"
+            )
         if threads < 1:
             raise ValueError(f"threads: expected at least 1, got {threads}")
         if prefetch < 1:
@@ -161,6 +168,7 @@ class Decoder:
             self._feed,
             max_rectangles=self._feed.capacity,
             device_id=index if device.type == "cuda" else None,
+            decode_on_gpu=self.decode_device.type == "cuda",
             threads=self.threads,
             prefetch=self.prefetch,
         )
@@ -197,7 +205,9 @@ class Decoder:
         ]
         with closing(Feed(self._excerpts, capacity=1)) as feed:
             feed.start(jobs)
-            pipeline = build_pipeline(feed, max_rectangles=1, device_id=None, threads=1, prefetch=1)
+            pipeline = build_pipeline(
+                feed, max_rectangles=1, device_id=None, decode_on_gpu=False, threads=1, prefetch=1
+            )
             for job in jobs:
                 sample = int(job.ids[0])
                 try:
@@ -225,7 +235,8 @@ def _tensors(
     """DALI's rectangles as tensors on the same memory."""
     if not np.array_equal(ids.as_array(), job.ids):
         raise RuntimeError("decode: DALI gave another batch than the oldest one under way")
-    order = {} if stream is None else {"stream": stream.cuda_stream}
+    # The protocol's number for the default stream is 1.
+    order = {} if stream is None else {"stream": stream.cuda_stream or 1}
     # By capsule: from_dlpack(tensor) asks for the device first and takes six times as long.
     return [from_dlpack(rectangles[i].__dlpack__(**order)) for i in range(len(job.ids))]
 

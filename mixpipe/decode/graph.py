@@ -35,6 +35,7 @@ def build_pipeline(
     *,
     max_rectangles: int,
     device_id: int | None,
+    decode_on_gpu: bool,
     threads: int,
     prefetch: int,
 ) -> Any:
@@ -43,7 +44,8 @@ def build_pipeline(
     Args:
         source: gives the next batch; ``StopIteration`` ends the epoch.
         max_rectangles: the largest batch.
-        device_id: the GPU that decodes, None for the CPU.
+        device_id: the GPU that gets the rectangles, None for the CPU.
+        decode_on_gpu: it decodes too.
         threads: CPU threads.
         prefetch: batches ahead.
 
@@ -68,8 +70,10 @@ def build_pipeline(
             dtype=[types.UINT8, types.INT64, types.INT32, types.INT32],
             ndim=[1, 0, 1, 1],
         )
-        decode = decode_part if device_id is None else decode_and_slice
+        decode = decode_and_slice if decode_on_gpu else decode_part
         rectangles = decode(fn, encoded, start, shape)
+        if device_id is not None and not decode_on_gpu:
+            rectangles = rectangles.gpu()
         pipeline.set_outputs(rectangles, ids)
     pipeline.build()
     return pipeline

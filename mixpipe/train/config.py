@@ -44,6 +44,7 @@ class TrainConfig:
         warmup: the part of the run in which the learning rate rises; a cosine to zero follows.
         seed: of the plan, the weights and all else that is random.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``.
+        decode_device: where images are decoded: None for ``device``, or ``"cpu"``.
         precision: one of ``PRECISIONS``; below float32 by ``torch.autocast``.
         threads: decoding threads; None: one a core.
         skip_unreadable: leave out images that cannot be read, rather than refuse the data.
@@ -64,6 +65,7 @@ class TrainConfig:
     warmup: float = 0.1
     seed: int = 0
     device: str = "cpu"
+    decode_device: str | None = None
     precision: str = "float32"
     threads: int | None = None
     skip_unreadable: bool = False
@@ -161,6 +163,7 @@ class TrainConfig:
             mean=mean,
             std=std,
             device=self.device,
+            decode_device=self.decode_device,
             seed=self.seed,
             threads=self.threads,
         )

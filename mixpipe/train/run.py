@@ -248,7 +248,7 @@ class Trainer:
         ours = {**self.config.as_dict(), "policy": repr(self.loader.policy)}
         theirs = {**state["config"], "policy": state["policy"]}
         # Another machine may have other devices, threads and folders; the run is the same.
-        free = {"device", "threads", "data", "skip_unreadable"}
+        free = {"device", "decode_device", "threads", "data", "skip_unreadable"}
         differing = [k for k in ours if k not in free and ours[k] != theirs.get(k)]
         if differing:
             raise ValueError(

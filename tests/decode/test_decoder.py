@@ -6,6 +6,7 @@ import itertools
 import os
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from PIL import Image
 
 from mixpipe.data import BytesStore, FolderStore, TarStore
 from mixpipe.decode import DecodeError, Decoder, graph
+from mixpipe.decode import decoder as decoder_module
 from mixpipe.kernels import compose_resampled
 from mixpipe.plan import (
     CenterCrop,
@@ -566,7 +568,10 @@ def test_jobs_that_cannot_work(photos, change, message):
     assert len(list(decoder.decode([good]))) == 1
 
 
-@pytest.mark.parametrize("options", [{"device": "meta"}, {"threads": 0}, {"prefetch": 0}])
+@pytest.mark.parametrize(
+    "options",
+    [{"device": "meta"}, {"decode_device": "cuda"}, {"threads": 0}, {"prefetch": 0}],
+)
 def test_arguments_that_cannot_work(photos, options):
     with pytest.raises(ValueError, match=f"^{next(iter(options))}: expected"):
         Decoder(photos, **options)
@@ -599,6 +604,36 @@ def test_the_gpus_graph_decodes_the_same(photos, monkeypatch):
     monkeypatch.setattr(graph, "decode_part", partial(graph.decode_and_slice, device="cpu"))
     for one, other in zip(parts, decode(photos, *jobs), strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize(("handle", "number"), [(0, 1), (4711, 4711)])
+def test_rectangles_are_asked_for_on_the_stream_of_their_reader(photos, handle, number):
+    """The DLPack protocol forbids 0, which is torch's handle of the default stream."""
+    asked = []
+
+    class Rectangle:
+        def __dlpack__(self, *, stream):
+            asked.append(stream)
+            return torch.zeros(1).__dlpack__()
+
+    class Ids:
+        def as_array(self):
+            return np.array([0])
+
+    stream = SimpleNamespace(cuda_stream=handle)
+    decoder_module._tensors([Rectangle()], Ids(), job([0], (8, 8), store=photos), stream)
+    assert asked == [number]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_decoding_on_the_cpu_for_a_gpu_is_exact(photos):
+    jobs = [quarters(photos)]
+    (cpu,) = decode(photos, *jobs)
+    ((_, gpu),) = Decoder(photos, device="cuda", decode_device="cpu").decode(jobs)
+    for ours, theirs in zip(gpu, cpu, strict=True):
+        assert ours.is_cuda
+        assert np.array_equal(ours.cpu().numpy(), theirs)
 
 
 @pytest.mark.gpu

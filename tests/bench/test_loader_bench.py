@@ -2,6 +2,7 @@
 
 import gc
 import io
+import itertools
 import multiprocessing
 from pathlib import Path
 
@@ -79,6 +80,16 @@ def test_a_process_tells_its_cost(corpus):
     assert 0 < cost.cpu_seconds < 60
     assert 0 < cost.wall_seconds < 60
     assert process.peak_mib() > 50
+    process.close()
+
+
+def test_a_process_that_is_never_quiet_costs_what_it_did_until_its_answer(corpus, monkeypatch):
+    process = LoaderProcess("mixpipe", Settings(corpus, batch_size=8, size=64, threads=1))
+    process.ready()
+    monkeypatch.setattr("mixpipe.bench.measure._MOST_WAIT", 0.2)
+    used = itertools.count(step=1.0)
+    monkeypatch.setattr(process, "_cpu_seconds", lambda: next(used))
+    assert process.run().cpu_seconds == 1.0
     process.close()
 
 

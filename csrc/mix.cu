@@ -57,11 +57,37 @@ __device__ inline Piece<T, false> merge(const Piece<T, false>& from, const Piece
   return from;
 }
 
-// Whether a link's box holds any of the elements [first, first + size) of row y.
+// Whether a link's box holds any of the elements [first, first + size) of row y. Without branches:
+// the link comes in two loads, not one comparison after the other.
 __device__ inline bool shows(const MixLink& link, i32 y, i32 first, i32 size, i32 together) {
-  return y >= link.box.y0 && y < link.box.y1 && first < link.box.x1 * together &&
-         first + size > link.box.x0 * together;
+  return (y >= link.box.y0) & (y < link.box.y1) & (first < link.box.x1 * together) &
+         (first + size > link.box.x0 * together);
 }
+
+// Executes one link, whose source is at hand.
+template <class T, class P>
+__device__ inline void mix_link(const MixLink& link, P source, bool blend, i32 first, i32 together,
+                                T* to) {
+  const i32 begin = max_i32(link.box.x0 * together - first, 0);
+  const i32 end = min_i32(link.box.x1 * together - first, P::kSize);
+  P target;
+  if (blend) {
+    target.load(to);
+    float own[P::kSize], other[P::kSize];
+    unpack(target, own);
+    unpack(source, other);
+#pragma unroll
+    for (i32 i = 0; i < P::kSize; ++i)
+      own[i] = fused_multiply_add(other[i], 1.0f - link.weight, own[i] * link.weight);
+    source = pack_piece<T, (P::kSize > 1)>(own);
+  } else if (end - begin < P::kSize) {
+    target.load(to);
+    source = merge(source, target, begin, end);
+  }
+  source.store(to);
+}
+
+constexpr i32 kAhead = 4;
 
 template <class T, bool kWide>
 __device__ inline void mix_thread(const MixParams& p) {
@@ -103,29 +129,28 @@ __device__ inline void mix_thread(const MixParams& p) {
   P saved;
   if (chain.cyclic && shows(links[chain.count - 1], y, first, P::kSize, together))
     saved.load(images + links[0].target * image_size);
+  // kAhead links at a time, so that their sources are on the way together: a cycle through a batch
+  // is one long chain, and link after link the latency of memory would be its time. No link's
+  // source is an earlier link's target, but for that which closes a cycle, which was saved.
 #pragma unroll 1
-  for (i32 k = 0; k < chain.count; ++k) {
-    const MixLink link = links[k];
-    if (!shows(link, y, first, P::kSize, together)) continue;
-    const i32 begin = max_i32(link.box.x0 * together - first, 0);
-    const i32 end = min_i32(link.box.x1 * together - first, P::kSize);
-    P source = saved, target;
-    if (!chain.cyclic || k < chain.count - 1) source.load(images + link.source * image_size);
-    T* to = images + link.target * image_size;
-    if (p.mode == kBlendCycle) {
-      target.load(to);
-      float own[P::kSize], other[P::kSize];
-      unpack(target, own);
-      unpack(source, other);
+  for (i32 k = 0; k < chain.count; k += kAhead) {
+    P sources[kAhead];
+    bool shown[kAhead];
 #pragma unroll
-      for (i32 i = 0; i < P::kSize; ++i)
-        own[i] = fused_multiply_add(other[i], 1.0f - link.weight, own[i] * link.weight);
-      source = pack_piece<T, kWide>(own);
-    } else if (end - begin < P::kSize) {
-      target.load(to);
-      source = merge(source, target, begin, end);
+    for (i32 i = 0; i < kAhead; ++i) {
+      sources[i] = saved;
+      shown[i] = false;
+      if (k + i >= chain.count) continue;
+      const MixLink link = links[k + i];
+      shown[i] = shows(link, y, first, P::kSize, together);
+      if (shown[i] && k + i < chain.count - chain.cyclic)
+        sources[i].load(images + link.source * image_size);
     }
-    source.store(to);
+#pragma unroll
+    for (i32 i = 0; i < kAhead; ++i)
+      if (shown[i])
+        mix_link<T>(links[k + i], sources[i], p.mode == kBlendCycle, first, together,
+                    images + links[k + i].target * image_size);
   }
 }
 

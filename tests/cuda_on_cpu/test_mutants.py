@@ -145,16 +145,23 @@ MUTANTS = {
     "the last link of a cycle reads what was written": Mutant(
         "mix",
         "mix.cu",
-        "if (!chain.cyclic || k < chain.count - 1) source.load",
-        "source.load",
+        "if (shown[i] && k + i < chain.count - chain.cyclic)",
+        "if (shown[i])",
         WRONG_RESULT,
+    ),
+    "links are read ahead beyond the end of their chain": Mutant(
+        "mix",
+        "mix.cu",
+        "      if (k + i >= chain.count) continue;\n",
+        "",
+        f"out of bounds: |{WRONG_RESULT}",
     ),
     "each link of a cycle is left to another thread": Mutant(
         "mix",
         "mix.cu",
-        "    if (!shows(link, y, first, P::kSize, together)) continue;\n",
-        "    if (!shows(link, y, first, P::kSize, together)) continue;\n"
-        "    if ((u32)k % 2 != block % 2) continue;\n",
+        "      shown[i] = shows(link, y, first, P::kSize, together);\n",
+        "      shown[i] = shows(link, y, first, P::kSize, together) &&\n"
+        "                 (u32)(k + i) % 2 == block % 2;\n",
         f"race: |{WRONG_RESULT}",
     ),
     "whole vectors are copied at a box's edge": Mutant(

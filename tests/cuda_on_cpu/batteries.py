@@ -101,20 +101,21 @@ def select_cases(device: Device) -> None:
 
 
 def mix_cases(device: Device) -> None:
-    """A cycle of three and one that stays, boxes at odd places; groups; both blends."""
+    """A cycle of six, more than are read ahead, and two that stay; groups; both blends."""
     rng = torch.Generator().manual_seed(0)
-    partners = torch.tensor([1, 2, 0, 3])
+    partners = torch.tensor([1, 2, 3, 4, 5, 0, 6, 7])
     boxes = torch.tensor([[1, 3, 7, 21], [0, 0, 8, 24], [2, 8, 5, 16], [0, 0, 8, 8]]).int()
+    boxes = boxes.repeat(2, 1)  # at odd places
     for width in (24, 23):
         for channels_last in (False, True):
             for how in (
                 {"partners": partners, "regions": boxes.clamp(max=width)},
-                {"partners": partners, "weights": torch.rand(4, generator=rng)},
-                {"regions": boxes.clamp(max=width).view(2, 2, 4)},
-                {"weights": torch.rand(2, 2, generator=rng)},
+                {"partners": partners, "weights": torch.rand(8, generator=rng)},
+                {"regions": boxes.clamp(max=width).view(2, 4, 4)},
+                {"weights": torch.rand(2, 4, generator=rng)},
             ):
-                images = unwritten((4, 3, 8, width), F16, channels_last)
-                images.copy_(torch.randn(4, 3, 8, width, generator=rng))
+                images = unwritten((8, 3, 8, width), F16, channels_last)
+                images.copy_(torch.randn(8, 3, 8, width, generator=rng))
                 compare_mix(device, images, how)
 
 

@@ -33,7 +33,7 @@ def placed(values: Tensor, channels_last: bool, offset: int) -> Tensor:
 def mix_cases(draw: st.DrawFn) -> tuple[Tensor, dict[str, Tensor]]:
     """Images of any dtype, layout, size and alignment, and how to mix them."""
     rng = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
-    batch, k = draw(st.integers(1, 5)), draw(st.integers(1, 4))
+    batch, k = draw(st.integers(1, 10)), draw(st.integers(1, 4))
     height, width = draw(st.integers(1, 12)), draw(st.sampled_from([1, 7, 8, 15, 16, 24, 40]))
     cycles, cut = draw(st.booleans()), draw(st.booleans())
     count = batch if cycles else batch * k

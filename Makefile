@@ -18,7 +18,7 @@ $(VENV)/installed: pyproject.toml $(NATIVE)
 	touch $@
 
 train: $(VENV)/installed ## train on composites, on the embedded images, beside plain training
-	$(BIN)/mixpipe train --compare --tiers 2:1.0,4:0.3 --output runs/embedded
+	$(BIN)/mixpipe train --compare --speedup 1.6 --output runs/embedded
 
 test: lint unit ## every check: lint, types, tests
 

@@ -51,7 +51,7 @@ def main() -> int:
             "kernel timings": [BENCH, "--runs", "50"],
             "training": [
                 sys.executable, "-m", "mixpipe", "train", "--compare", "--device", "cuda",
-                "--precision", "bfloat16", "--tiers", "2:1.0,4:0.3",
+                "--precision", "bfloat16", "--speedup", "1.6",
                 "--output", str(Path(scratch) / "runs"), "--json", str(trained),
             ],
         }  # fmt: skip

@@ -207,7 +207,7 @@ __device__ inline void compose_thread(const ComposeParams& p) {
 
 }  // namespace mixpipe
 
-// 4 blocks of 256 threads leave each thread 64 registers, which halves no device's occupancy.
+// 4 blocks of 256 threads leave each thread 64 registers: at least half of any device's occupancy.
 #define MIXPIPE_COMPOSE(name, T, interleaved, wide)                         \
   extern "C" __global__ void __launch_bounds__(mixpipe::kComposeThreads, 4) \
       compose_##name(const mixpipe::ComposeParams params) {                 \

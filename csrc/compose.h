@@ -44,7 +44,7 @@ struct CompositeParams {
 using ComposeParams = CompositeParams<ComposePart>;
 
 constexpr i32 kComposeThreads = 256;
-// A warp's tile is as many pixels wide, and as many rows high as a vector has elements: so only the
+// A warp's tile is so many pixels wide, and a vector's number of elements rows high: so only the
 // few tiles across which a region's border runs have threads with more to do than others.
 constexpr i32 kComposeColumns = 32;
 

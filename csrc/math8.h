@@ -6,7 +6,7 @@ namespace mixpipe {
 namespace MIXPIPE_ISA {
 
 // e^x for x <= 0; at most 1 unit in the last place off down to -9, 1.4 to -20 and 4.5 to -87.3,
-// below that 0 or the smallest normal number. NaN stays NaN. A polynomial on [-ln 2 / 2, ln 2 / 2];
+// below that the smallest normal number. NaN stays NaN. A polynomial on [-ln 2 / 2, ln 2 / 2];
 // ln 2 as a float puts x off by 2e-9 for each power of 2.
 MIXPIPE_INLINE F8 exp8(F8 x) {
   x = max8(broadcast8(-87.33654f), x);

@@ -126,7 +126,7 @@ __device__ inline void mix_thread(const MixParams& p) {
   }
 
   // What the first image was, for the link that closes a cycle.
-  P saved;
+  P saved{};
   if (chain.cyclic && shows(links[chain.count - 1], y, first, P::kSize, together))
     saved.load(images + links[0].target * image_size);
   // kAhead links at a time, so that their sources are on the way together: a cycle through a batch

@@ -1,5 +1,6 @@
 #include "parallel.h"
 
+#include <pthread.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -93,11 +94,16 @@ class Pool {
 
 // A forked child has none of its parent's threads, so it gets a pool of its own. Pools are never
 // destroyed: their threads may outlive static destructors.
+// A fork waits until nobody holds the mutex, which the child could never get.
+std::mutex pool_mutex;
+
 Pool& pool() {
-  static std::mutex mutex;
+  static const int registered = pthread_atfork(
+      [] { pool_mutex.lock(); }, [] { pool_mutex.unlock(); }, [] { pool_mutex.unlock(); });
   static Pool* current = nullptr;
   static pid_t owner = 0;
-  std::lock_guard<std::mutex> lock(mutex);
+  (void)registered;
+  std::lock_guard<std::mutex> lock(pool_mutex);
   if (current == nullptr || owner != getpid()) {
     current = new Pool;
     owner = getpid();

@@ -179,7 +179,7 @@ __device__ inline void resample_tile(const ResampleParams& p) {
   constexpr i32 kRows = kInterleaved ? kTileRows : 3 * kTileRows;
   constexpr i32 kElements = kInterleaved ? 3 * kTileColumns : kTileColumns;
   constexpr i32 kSize = Vector<T>::kSize, kVectors = kElements / kSize;
-  __shared__ ResampleShared shared;
+  __shared__ __align__(16) ResampleShared shared;  // its sums are stored in fours
   __shared__ __align__(16) float tile[kRows * kElements];
 
   const u32 block = blockIdx.x, b = divide(block, p.by_blocks_per_composite);
@@ -255,7 +255,7 @@ __device__ inline void resample_tile(const ResampleParams& p) {
 
 }  // namespace mixpipe
 
-// 4 blocks of 256 threads leave each thread 64 registers, which halves no device's occupancy.
+// 4 blocks of 256 threads leave each thread 64 registers: at least half of any device's occupancy.
 #define MIXPIPE_RESAMPLE(name, T, interleaved, wide)                         \
   extern "C" __global__ void __launch_bounds__(mixpipe::kResampleThreads, 4) \
       compose_resampled_##name(const mixpipe::ResampleParams params) {       \

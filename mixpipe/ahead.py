@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Generic, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ def ahead(make: Callable[[], T | None], device: torch.device) -> Generator[T, No
     On a GPU it is issued on a side stream, so that its kernels run beside the caller's. The
     caller's current stream waits for the item's, without the host, and the caching allocator learns
     that both use its tensors. An error in making an item comes when that item is asked for. Closing
-    the iterator waits for the item in the making.
+    the iterator waits for the item in the making. A running iterator does not survive a fork.
 
     Args:
         make: gives the next item, a pytree of tensors on ``device``, or None at the end.
@@ -34,13 +34,18 @@ def ahead(make: Callable[[], T | None], device: torch.device) -> Generator[T, No
     # Only a GPU runs the lines below.
     side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
-    def issue() -> tuple[T, torch.cuda.Event] | None:
-        with torch.cuda.stream(side):
-            item = make()
-            return None if item is None else (item, side.record_event())
+    def issue() -> tuple[T, torch.cuda.Event] | Exception | None:
+        try:
+            with torch.cuda.stream(side):
+                item = make()
+                return None if item is None else (item, side.record_event())
+        except Exception as error:  # the item before comes first
+            return error
 
     coming = issue()
     while coming is not None:
+        if isinstance(coming, Exception):
+            raise coming
         item, ready = coming
         coming = issue()
         current = torch.cuda.current_stream(device)
@@ -52,8 +57,44 @@ def ahead(make: Callable[[], T | None], device: torch.device) -> Generator[T, No
 
 
 def _by_a_thread(make: Callable[[], T | None]) -> Generator[T, None, None]:
-    with ThreadPoolExecutor(1, thread_name_prefix="mixpipe-ahead") as pool:
-        coming = pool.submit(make)
+    coming = _Call(make)
+    try:
         while (item := coming.result()) is not None:
-            coming = pool.submit(make)
+            coming = _Call(make)
             yield item
+    finally:
+        coming.wait()
+
+
+class _Call(Generic[T]):
+    """A call by a thread of its own."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._outcome: T | BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="mixpipe-ahead")
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._outcome = self._make()
+        except BaseException as error:
+            self._outcome = error
+
+    def result(self) -> T:
+        """What came of it, when it has ended."""
+        self._thread.join()
+        if isinstance(self._outcome, BaseException):
+            raise self._outcome
+        return cast(T, self._outcome)
+
+    def wait(self) -> None:
+        """Until it has ended, interrupted or not: what it works on must not be closed before."""
+        interrupt: KeyboardInterrupt | None = None
+        while self._thread.is_alive() and self._thread is not threading.current_thread():
+            try:
+                self._thread.join()
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt

@@ -69,7 +69,8 @@ class MixLoader:
     ``for images, target in loader`` runs one epoch and moves on to the next; ``len(loader)`` is
     the number of batches of the epoch to come, which the policy may change from epoch to epoch.
     Leaving the loop early is safe: the next loop starts the same epoch anew. Only one loop over a
-    loader runs at a time; starting another ends the first.
+    loader runs at a time; starting another ends the first. A running loop does not survive a fork,
+    since its threads do not.
 
     The plan of an epoch is made when it is first asked for (``len`` or the first batch), from
     what the loss table says then. With several processes the table becomes the same on all of

@@ -74,7 +74,7 @@ def environment(command: str | None = None) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **_versions()},
         "commit": _commit(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": command or " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command or _command(),
     }
 
 
@@ -107,6 +107,13 @@ def open_beside(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         beside.replace(target)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _command() -> str:
+    """This process's command line; of paths from the root only the name."""
+    name = Path(sys.argv[0]).name
+    words = ["mixpipe" if name == "__main__.py" else name, *sys.argv[1:]]
+    return " ".join(Path(word).name if Path(word).is_absolute() else word for word in words)
 
 
 def _versions() -> dict[str, str]:

@@ -32,6 +32,12 @@ def test_environment_names_what_runs():
     assert environment()["versions"]["torch"]
 
 
+def test_a_command_is_noted_without_the_places_of_its_machine(monkeypatch):
+    words = ["/somewhere/mixpipe/__main__.py", "bench", "plan", "--json", "/home/me/plan.json"]
+    monkeypatch.setattr("sys.argv", words)
+    assert environment()["command"] == "mixpipe bench plan --json plan.json"
+
+
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")

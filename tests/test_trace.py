@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import mixpipe
 from mixpipe.trace import part
 
 
@@ -27,3 +28,15 @@ def test_the_profiler_sees_the_part_and_its_seconds_are_added():
         torch.ones(3).sum()
     assert "mixpipe.loss" in {event.key for event in profiler.key_averages()}
     assert seconds["loss"] > 1.0
+
+
+def test_the_profiler_sees_the_loaders_parts_as_the_docs_say(folder):
+    from torch._C._profiler import _ExperimentalConfig
+
+    loader = mixpipe.MixLoader(folder / "train", batch_size=16, size=32)
+    every_thread = _ExperimentalConfig(profile_all_threads=True)
+    with torch.profiler.profile(experimental_config=every_thread) as profiler:
+        batches = sum(1 for _ in loader)
+    counts = {event.key: event.count for event in profiler.key_averages()}
+    assert counts["mixpipe.compose"] == batches
+    assert {"mixpipe.plan", "mixpipe.decode"} <= set(counts)

@@ -59,8 +59,8 @@ def run_kernels(
         its time over mixpipe's in the same round, ``copy_share`` its bytes a second over the
         copy's in the same round: median, least and most over the rounds. What takes longer than a
         fifth of a second has three turns. On a GPU ``device_ms`` is what the device works for a
-        call, its host left out, and bandwidths are by that; a way without it (None) asks the device
-        for something on its way.
+        call, its host left out (see `replay`), and bandwidths are by that; None for a way that
+        cannot be captured in a CUDA graph.
     """
     target = torch.device(device)
     if specs is None:

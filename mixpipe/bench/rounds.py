@@ -109,8 +109,9 @@ def replay(
     """Seconds that a GPU works for a call, by round: the call is replayed as a CUDA graph.
 
     A call that is small for a GPU is over before its host has issued the next one, so that
-    `interleave` times the host. Ways that cannot be captured, since they ask the device for
-    something, are left out.
+    `interleave` times the host. What cannot be captured is left out. A captured call of a mixpipe
+    op carries its plan's table in the parameters of a few small kernels, where a call that is not
+    captured copies it; these count.
     """
     graphs = {name: graph for name, work in ways.items() if (graph := _captured(work))}
     costs = interleave(graphs, rounds=rounds, device=device)

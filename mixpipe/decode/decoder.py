@@ -74,8 +74,10 @@ class Decoder:
         self.device = torch.device(device)
         if self.device.type not in ("cpu", "cuda"):
             raise ValueError(f"device: expected cpu or cuda, got {device}")
-        self.decode_device = torch.device(device if decode_device is None else decode_device)
-        if self.decode_device.type not in ("cpu", self.device.type):
+        self.decode_device = torch.device(decode_device or self.device)
+        if self.decode_device == torch.device(self.device.type):  # without an index: the same one
+            self.decode_device = self.device
+        if self.decode_device not in (torch.device("cpu"), self.device):
             raise ValueError(
                 f"decode_device: expected cpu or the device {device}, got {decode_device}"
             )

@@ -275,9 +275,9 @@ class Trainer:
         epoch, stats = self.loader.epoch, self.loader.stats
         before = replace(stats, seconds=dict(stats.seconds))
         totals = torch.zeros(3, device=self.config.device)  # loss, correct, constituents
-        step_seconds = drawing = start_seconds = 0.0
+        wait_seconds = start_seconds = step_seconds = drawing = 0.0
         start, cpu_start = time.perf_counter(), time.process_time()
-        steps = len(self.loader)  # makes the plan
+        asked, steps = start, len(self.loader)  # makes the plan
         with tqdm(
             total=steps,
             desc=f"{self.name} {epoch + 1}/{self.config.epochs}",
@@ -287,17 +287,17 @@ class Trainer:
         ) as bar:
             for step, (images, target) in enumerate(self.loader):
                 begin = time.perf_counter()
+                wait_seconds += begin - asked
                 if step == 0:
-                    start_seconds = begin - start
+                    start_seconds = wait_seconds
                     self._draw(images, target)
                     drawing = time.perf_counter() - begin
                     begin += drawing
-                if len(images) == 1:  # batch norm has no statistics of one
-                    continue
-                rate = learning_rate(self.config, (epoch + step / steps) / self.config.epochs)
-                set_rate(self.optimizer.param_groups, rate)
-                totals += self.step(images, target)
-                step_seconds += time.perf_counter() - begin
+                if len(images) > 1:  # batch norm has no statistics of one
+                    rate = learning_rate(self.config, (epoch + step / steps) / self.config.epochs)
+                    set_rate(self.optimizer.param_groups, rate)
+                    totals += self.step(images, target)
+                    step_seconds += time.perf_counter() - begin
                 if step % 20 == 0:  # reading the totals waits for the device
                     elapsed = time.perf_counter() - start
                     bar.set_postfix(
@@ -308,6 +308,7 @@ class Trainer:
                         refresh=False,
                     )
                 bar.update()
+                asked = time.perf_counter()
         loss, correct, counted = totals.tolist()
         seconds = time.perf_counter() - start - drawing
         cpu_seconds = time.process_time() - cpu_start - drawing
@@ -329,7 +330,7 @@ class Trainer:
             steps=steps,
             seconds=seconds,
             cpu_seconds=cpu_seconds,
-            wait_seconds=seconds - step_seconds,
+            wait_seconds=wait_seconds,
             start_seconds=start_seconds,
             step_seconds=step_seconds,
             loader_seconds={

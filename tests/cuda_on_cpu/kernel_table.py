@@ -151,7 +151,7 @@ def generated(name: str) -> str:
 
 def documented(name: str) -> str:
     """A table with its marks, as the document has it now."""
-    text = DOCUMENT.read_text()
+    text = DOCUMENT.read_text(encoding="utf-8")
     start, end = marks(name)
     return text[text.index(start) : text.index(end) + len(end)]
 
@@ -160,11 +160,11 @@ def main() -> None:
     if "--print" in sys.argv:
         sys.stdout.write("\n\n".join(generated(name) for name in TABLES) + "\n")
         return
-    text = DOCUMENT.read_text()
+    text = DOCUMENT.read_text(encoding="utf-8")
     for name in TABLES:
         text = text.replace(documented(name), generated(name))
     partial = DOCUMENT.with_suffix(".partial")
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8")
     partial.replace(DOCUMENT)
 
 

@@ -402,15 +402,18 @@ def draw(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], title:
     axes = figure.subplots()
     styles = {"plain": ("o", "black"), "MixTrain": ("D", "tab:orange")}
     full = _full_inputs([{"row": row["name"], **row} for row in rows]) or 1.0
-    for row in rows:
+    accuracies = [row["accuracy"] for row in rows]
+    line = max(max(accuracies) - min(accuracies), 0.1) / 25  # a label's height
+    labels: list[tuple[float, float]] = []
+    for row in sorted(rows, key=lambda row: row["accuracy"]):
         marker, colour = styles.get(row["name"].split()[0].split("-")[0], ("s", "tab:blue"))
         cost = row["network_inputs"] / full
         axes.errorbar(
             cost, row["accuracy"], yerr=row["deviation"] or 0, fmt=marker, color=colour, capsize=3
         )
-        axes.annotate(
-            row["name"], (cost, row["accuracy"]), (4, 4), textcoords="offset points", fontsize=7
-        )
+        near = [y for x, y in labels if abs(x - cost) < 0.15]
+        labels.append((cost, max([row["accuracy"], *(y + line for y in near)])))
+        axes.annotate(row["name"], labels[-1], (6, -2), textcoords="offset points", fontsize=7)
     axes.set(xlabel="network inputs, as a share of plain training's", ylabel="accuracy %")
     axes.set_title(title, fontsize=9)
     axes.grid(alpha=0.3)

@@ -2,6 +2,7 @@
 
 CPU: excerpts ─► decode `reads` ─────────────► rectangles (uint8 HWC)
 GPU: excerpts ─► decode ─► slice out `reads` ─► rectangles
+     or the CPU's rectangles, copied there (``decode_on_gpu=False``)
      ids ─────────────────────────────────────► ids
 """
 

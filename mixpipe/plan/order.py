@@ -1,4 +1,4 @@
-"""Orders of samples: random, and by loss.
+"""Orders of samples: random, by loss, and several in one.
 
 All sort packed uint64 keys in place (what to sort by in the high bits, an integer in the low bits):
 numpy sorts plain integers with SIMD, several times faster than argsort, and the integers come out
@@ -7,13 +7,15 @@ in order without a gather, which at random places in memory would cost more than
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 from .arrays import Ids, Losses, id_dtype
 from .random import Draw, hashes
 
-__all__ = ["by_loss", "random_order", "shuffled"]
+__all__ = ["by_loss", "interleaved", "random_order", "shuffled"]
 
 _CHUNK = 1 << 16
 
@@ -48,6 +50,25 @@ def by_loss(ids: Ids, losses: Losses, *, seed: int, epoch: int) -> Ids:
         ties = hashes(piece, seed=seed, epoch=epoch, draw=Draw.TIES)
         keys[start : start + len(piece)] |= ties >> np.uint64(31)
     return _sorted_low(keys, ids, _bits(ids)).astype(ids.dtype)
+
+
+def interleaved(orders: Sequence[Ids]) -> Ids:
+    """One order of several: each keeps its own and is spread evenly over the whole.
+
+    orders: integers [M_i], 0 or more. Of any stretch of the result, a part M_i / sum(M) comes from
+    order i, give or take one.
+    """
+    keys = np.empty(sum(map(len, orders)), np.uint64)
+    end = 0
+    for order in filter(len, orders):
+        # The j-th of n is at (j + 1/2) / n of the way.
+        step = 2**63 // len(order)
+        start, end = end, end + len(order)
+        keys[start:end] = np.arange(len(order), dtype=np.uint64)
+        keys[start:end] *= np.uint64(step)
+        keys[start:end] += np.uint64(step // 2)
+    numbers = np.concatenate(orders)
+    return _sorted_low(keys, numbers, _bits(numbers)).astype(numbers.dtype)
 
 
 def _bits(ids: Ids) -> int:

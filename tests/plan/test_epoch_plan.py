@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plan_cases import POLICIES, loss_table, loss_tables
 
-from mixpipe.plan import EpochPlan, MixTrain, Plain, QuantileRule
+from mixpipe.plan import EpochPlan, MixTrain, Plain, QuantileRule, Tier
 from mixpipe.plan.epoch import assemble
+from mixpipe.plan.order import interleaved
 
 
 @st.composite
@@ -162,9 +163,25 @@ def test_assemble_keeps_composites_together(sizes, counts, seed):
     assert len(offsets) - 1 == sum(map(len, groups))
 
 
-def test_sizes_are_evenly_spread_over_the_epoch():
-    # Half of the samples in pairs: no part of the epoch has more composites of two than another.
-    plan = MixTrain(rule=QuantileRule(0.5)).plan(loss_table(np.arange(4000.0).tolist()), 1, 0)
-    sizes = np.diff(plan.offsets)
-    thirds = [part.mean() for part in np.array_split(sizes, 3)]
-    assert max(thirds) - min(thirds) < 0.06  # 4 standard deviations
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=4), st.data())
+def test_of_any_stretch_each_order_has_its_part(lengths, data):
+    orders = [np.arange(n, dtype=np.int32) + 100 * i for i, n in enumerate(lengths)]
+    mixed = interleaved(orders)
+    for order in orders:
+        assert mixed[np.isin(mixed, order)].tolist() == order.tolist()
+    start = data.draw(st.integers(0, len(mixed)))
+    stop = data.draw(st.integers(start, len(mixed)))
+    for i, length in enumerate(lengths):
+        due = (stop - start) * length / max(len(mixed), 1)
+        # One for where the stretch begins in this order's spacing, one for where the others do.
+        assert abs(np.count_nonzero(mixed[start:stop] // 100 == i) - due) <= 2
+
+
+def test_batches_of_an_epoch_have_nearly_the_same_shape():
+    # About half of the samples in pairs, a quarter in fours.
+    losses = loss_table(np.arange(4000.0).tolist())
+    tiers = [Tier(2, QuantileRule(0.71)), Tier(4, QuantileRule(0.26))]
+    for seed in range(5):
+        batches = MixTrain(tiers=tiers).plan(losses, 1, seed).batches(128, by="constituents")
+        lengths = [len(batch) for batch in batches][:-1]
+        assert max(lengths) - min(lengths) <= 4  # of about 72; in random order it is 20

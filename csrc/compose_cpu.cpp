@@ -35,9 +35,9 @@ Pattern make_pattern(const ComposeParams& p, i32 channel) {
 template <bool kStream, class T>
 MIXPIPE_INLINE void put8(T* to, F8 value) {
   if (kStream)
-    stream8(to, value);
+    stream(to, value);
   else
-    store8(to, value);
+    store(to, value);
 }
 
 // Fewer elements than a vector has: nothing behind them is read or written.
@@ -46,7 +46,7 @@ void normalise_few(const Source* from, T* to, i32 n, const float* scale, const f
   Source given[kLanes] = {};
   T result[kLanes];
   memcpy(given, from, n * sizeof(Source));
-  store8(result, fma8(load8(given), load8(scale), load8(bias)));
+  store(result, fma(load8(given), load8(scale), load8(bias)));
   memcpy((void*)to, result, n * sizeof(T));
 }
 
@@ -59,18 +59,18 @@ void normalise(const Source* from, T* to, i32 n, const Pattern& pattern, i32 pha
   const F8 s0 = load8(scale), s1 = load8(scale + 8), s2 = load8(scale + 16);
   const F8 b0 = load8(bias), b1 = load8(bias + 8), b2 = load8(bias + 16);
   for (; n >= kPeriod; n -= kPeriod, from += kPeriod, to += kPeriod) {
-    put8<kStream>(to, fma8(load8(from), s0, b0));
-    put8<kStream>(to + 8, fma8(load8(from + 8), s1, b1));
-    put8<kStream>(to + 16, fma8(load8(from + 16), s2, b2));
+    put8<kStream>(to, fma(load8(from), s0, b0));
+    put8<kStream>(to + 8, fma(load8(from + 8), s1, b1));
+    put8<kStream>(to + 16, fma(load8(from + 16), s2, b2));
   }
   i32 i = 0;
   for (; i + kLanes <= n; i += kLanes)
-    put8<kStream>(to + i, fma8(load8(from + i), load8(scale + i), load8(bias + i)));
+    put8<kStream>(to + i, fma(load8(from + i), load8(scale + i), load8(bias + i)));
   if (i == n) return;
   if (total < kLanes) return normalise_few(from, to, n, scale, bias);
   // The last vector again, as far back as it must begin; the pattern repeats every three elements.
   const i32 last = n - kLanes, turned = (last + kPeriod) % 3;
-  store8(to + last, fma8(load8(from + last), load8(scale + turned), load8(bias + turned)));
+  store(to + last, fma(load8(from + last), load8(scale + turned), load8(bias + turned)));
 }
 
 // `last` is the pixel that comes first; the others lie before it.
@@ -175,7 +175,7 @@ class RowWriter {
     float* sums = sums_.data();
     i32 i = 0;
     for (; i + kLanes <= n; i += kLanes)
-      store8(sums + i, fma8(w, load8(from + i), first ? none : load8(sums + i)));
+      store(sums + i, fma(w, load8(from + i), first ? none : load8(sums + i)));
     for (; i < n; ++i) sums[i] = fused_multiply_add(weight, (float)from[i], first ? 0.0f : sums[i]);
   }
 
@@ -239,7 +239,7 @@ class RowWriter {
     const i32 back = whole ? before : 0, phase = (at - back) % channels_together_;
     const float *scale = pattern_[c].scale + phase, *bias = pattern_[c].bias + phase;
     if (whole)
-      store8(to - back, fma8(load8(values - back), load8(scale), load8(bias)));
+      store(to - back, fma(load8(values - back), load8(scale), load8(bias)));
     else
       normalise_few(values, to, n, scale, bias);
   }

@@ -25,12 +25,15 @@ MIXPIPE_CPU_KERNELS(MIXPIPE_DECLARE)
 namespace baseline {
 MIXPIPE_CPU_KERNELS(MIXPIPE_DECLARE)
 }
-#if defined(MIXPIPE_HAVE_AVX2)
+#if defined(MIXPIPE_X86)
 namespace avx2 {
 MIXPIPE_CPU_KERNELS(MIXPIPE_DECLARE)
 }
+namespace avx512 {
+MIXPIPE_CPU_KERNELS(MIXPIPE_DECLARE)
+}
 #endif
-// "avx2" or "baseline": the instruction set in use on this machine.
+// "avx512", "avx2" or "baseline": the instruction set in use on this machine.
 const char* instruction_set();
 }  // namespace mixpipe
 #undef MIXPIPE_DECLARE

@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "cpu.h"
-#include "math8.h"
 #include "parallel.h"
+#include "vector_math.h"
 
 namespace mixpipe {
 namespace MIXPIPE_ISA {
@@ -18,41 +18,35 @@ constexpr float kLog2 = 0.69314718f;
 // A row padded to whole vectors, as floats.
 class Row {
  public:
-  explicit Row(i32 size) : size_(size), values_((size + kLanes - 1) / kLanes * kLanes) {}
+  explicit Row(i32 size)
+      : size_(size), values_((size + kWideLanes - 1) / kWideLanes * kWideLanes) {}
 
   // Returns the largest of each lane.
   template <class T>
-  F8 load(const T* from, float padding) {
-    F8 largest = broadcast8(-HUGE_VALF), other = largest;
-    i32 i = 0;
-    for (; i + 2 * kLanes <= size_; i += 2 * kLanes) {  // neither waits for the other
-      const F8 first = load8(from + i), second = load8(from + i + kLanes);
-      largest = max8(first, largest);
-      other = max8(second, other);
-      store8(&values_[i], first);
-      store8(&values_[i + kLanes], second);
+  F16 load(const T* from, float padding) {
+    F16 largest = broadcast16(-HUGE_VALF);
+    for (i32 i = 0; i < whole(); i += kWideLanes) {
+      const F16 values = load16(from + i);
+      largest = max(values, largest);
+      store(&values_[i], values);
     }
-    largest = max8(other, largest);
-    for (; i + kLanes <= size_; i += kLanes) {
-      const F8 values = load8(from + i);
-      largest = max8(values, largest);
-      store8(&values_[i], values);
-    }
-    if (i == size_) return largest;
-    for (i32 j = i; j < padded(); ++j) values_[j] = j < size_ ? load_element(from + j) : padding;
-    return max8(load8(&values_[i]), largest);
+    if (whole() == size_) return largest;
+    for (i32 i = whole(); i < padded(); ++i)
+      values_[i] = i < size_ ? load_element(from + i) : padding;
+    return max(load16(&values_[whole()]), largest);
   }
   template <class T>
-  void store(T* to) const {
-    i32 i = 0;
-    for (; i + kLanes <= size_; i += kLanes) store8(to + i, load8(&values_[i]));
-    for (; i < size_; ++i) store_element(to + i, values_[i]);
+  void write(T* to) const {
+    for (i32 i = 0; i < whole(); i += kWideLanes) store(to + i, load16(&values_[i]));
+    for (i32 i = whole(); i < size_; ++i) store_element(to + i, values_[i]);
   }
   void fill(float value) {
     for (float& v : values_) v = value;
   }
   float* data() { return values_.data(); }
   i32 padded() const { return (i32)values_.size(); }
+  // As many as fill vectors.
+  i32 whole() const { return size_ / kWideLanes * kWideLanes; }
 
  private:
   i32 size_;
@@ -81,49 +75,46 @@ void softmax_row(const CrossEntropyParams& p, i32 row, Row& values, const RowLos
   }
   if (!any) {
     values.fill(0.0f);
-    if (gradient) values.store(gradient);
+    if (gradient) values.write(gradient);
     return;
   }
 
-  const float most = largest8(values.load(logits, -HUGE_VALF));
+  const float most = largest_lane(values.load(logits, -HUGE_VALF));
   float* x = values.data();
 
-  // The padding is -inf, of which exp8 makes 1e-38: nothing beside the largest logit's 1.
   double sum = 0.0, sum_shifted = 0.0;
-  const F8 shift = broadcast8(most);
-  for (i32 begin = 0; begin < values.padded(); begin += kChunk) {
-    const i32 end = min_i32(begin + kChunk, values.padded());
-    F8 sum8_ = broadcast8(0.0f), shifted8 = broadcast8(0.0f);
-    for (i32 i = begin; i < end; i += kLanes) {
-      const F8 d = subtract8(load8(x + i), shift);
-      const F8 e = exp8(d);
-      sum8_ = add8(sum8_, e);
-      shifted8 = add8(shifted8, d);
-      store8(x + i, e);
+  const F16 shift = broadcast16(most);
+  for (i32 begin = 0; begin < values.whole(); begin += kChunk) {
+    const i32 end = min_i32(begin + kChunk, values.whole());
+    F16 sums = broadcast16(0.0f), sums_shifted = broadcast16(0.0f);
+    for (i32 i = begin; i < end; i += kWideLanes) {
+      const F16 d = subtract(load16(x + i), shift);
+      const F16 e = exp(d);
+      sums = add(sums, e);
+      sums_shifted = add(sums_shifted, d);
+      store(x + i, e);
     }
-    sum += sum8(sum8_);
-    sum_shifted += sum8(shifted8);
+    sum += sum_lanes(sums);
+    sum_shifted += sum_lanes(sums_shifted);
+  }
+  if (values.whole() < p.num_classes) {
+    for (i32 i = values.whole(); i < p.num_classes; ++i) sum_shifted += (double)x[i] - most;
+    // The padding is -inf, of which exp makes 1e-38: nothing beside the largest logit's 1.
+    const F16 e = exp(subtract(load16(x + values.whole()), shift));
+    sum += sum_lanes(e);
+    store(x + values.whole(), e);
   }
   const double log_sum = log(sum);
-  double mean_loss = 0.0;
-  if (p.smoothing != 0.0f) {
-    if (values.padded() != p.num_classes) {
-      // -inf spoilt the last vector's part of the mean; few elements, so all are summed again.
-      sum_shifted = 0.0;
-      for (i32 i = 0; i < p.num_classes; ++i)
-        sum_shifted += (double)load_element(logits + i) - most;
-    }
-    mean_loss = log_sum - sum_shifted / p.num_classes;
-  }
+  // Nothing times the mean would not be nothing where a logit is -inf.
+  const double mean_loss = p.smoothing == 0.0f ? 0.0 : log_sum - sum_shifted / p.num_classes;
 
   // softmax * total weight - the targets, all times the scale
   const float scale = p.gradient_scale, factor = (float)(total_weight * scale / sum);
   const float smooth = total_weight * scale * p.smoothing / p.num_classes;
   if (gradient) {
-    i32 i = 0;
-    for (; i + kLanes <= p.num_classes; i += kLanes)
-      store8(gradient + i, fma8(load8(x + i), broadcast8(factor), broadcast8(-smooth)));
-    for (; i < p.num_classes; ++i)
+    for (i32 i = 0; i < values.whole(); i += kWideLanes)
+      store(gradient + i, fma(load16(x + i), broadcast16(factor), broadcast16(-smooth)));
+    for (i32 i = values.whole(); i < p.num_classes; ++i)
       store_element(gradient + i, fused_multiply_add(x[i], factor, -smooth));
   }
   for (i32 i = first; i < first + count; ++i) {
@@ -152,40 +143,39 @@ void sigmoid_row(const CrossEntropyParams& p, i32 row, Row& values, Row& slopes,
   values.load((const T*)p.logits + offset, 0.0f);
   slopes.fill(0.0f);
   const float keep = 1.0f - p.smoothing, half = 0.5f * p.smoothing;
-  const F8 zero = broadcast8(0.0f), one = broadcast8(1.0f);
+  const F16 zero = broadcast16(0.0f), one = broadcast16(1.0f);
   const float *x = values.data(), *t = labels.data();
   for (i32 k = first; k < first + count; ++k) {
     const float weight = p.weights[k];
     if (weight == 0.0f) continue;
     labels.load(p.labels + (i64)k * num_classes, 0.0f);
-    const F8 factor = broadcast8(weight * p.gradient_scale / num_classes);
+    const F16 factor = broadcast16(weight * p.gradient_scale / num_classes);
     // The loss without smoothing, and what smoothing adds to it for each unit of smoothing.
     double plain_sum = 0.0, smooth_sum = 0.0;
     for (i32 begin = 0; begin < values.padded(); begin += kChunk) {
       const i32 end = min_i32(begin + kChunk, values.padded());
-      F8 plain = zero, smoothing = zero;
-      for (i32 i = begin; i < end; i += kLanes) {
-        const F8 value = load8(x + i), target = load8(t + i);
-        const F8 positive = max8(zero, value), negative = min8(zero, value);
-        const F8 e = exp8(subtract8(negative, positive));  // e^-|x|
+      F16 plain = zero, smoothing = zero;
+      for (i32 i = begin; i < end; i += kWideLanes) {
+        const F16 value = load16(x + i), target = load16(t + i);
+        const F16 positive = max(zero, value), negative = min(zero, value);
+        const F16 e = exp(subtract(negative, positive));  // e^-|x|
         // max(x, 0) - x t + log(1 + e^-|x|): no cancellation where a sure logit is right
-        const F8 wrong = fma8(subtract8(zero, value), target, positive);
-        plain = add8(plain, add8(wrong, log1p8(e)));
-        smoothing = fma8(value, subtract8(target, broadcast8(0.5f)), smoothing);
+        const F16 wrong = fma(subtract(zero, value), target, positive);
+        plain = add(plain, add(wrong, log1p(e)));
+        smoothing = fma(value, subtract(target, broadcast16(0.5f)), smoothing);
         // sigmoid(x) = (x < 0 ? e : 1) / (1 + e), where e^min(x, 0) is the numerator
-        const F8 sigmoid = divide8(exp8(negative), add8(one, e));
-        const F8 smooth = fma8(target, broadcast8(keep), broadcast8(half));
-        store8(slopes.data() + i,
-               fma8(subtract8(sigmoid, smooth), factor, load8(slopes.data() + i)));
+        const F16 sigmoid = divide(exp(negative), add(one, e));
+        const F16 smooth = fma(target, broadcast16(keep), broadcast16(half));
+        store(slopes.data() + i, fma(subtract(sigmoid, smooth), factor, load16(slopes.data() + i)));
       }
-      plain_sum += sum8(plain);
-      smooth_sum += sum8(smoothing);
+      plain_sum += sum_lanes(plain);
+      smooth_sum += sum_lanes(smoothing);
     }
     plain_sum -= (values.padded() - num_classes) * (double)kLog2;  // what the padding added
     losses.per_constituent[k] = (float)(plain_sum / num_classes);
     losses.weighted[k] = weight * (plain_sum + (double)p.smoothing * smooth_sum) / num_classes;
   }
-  if (p.gradient) slopes.store((T*)p.gradient + offset);
+  if (p.gradient) slopes.write((T*)p.gradient + offset);
 }
 
 template <class T>
@@ -225,7 +215,7 @@ void scale_as(const ScaleParams& p, int threads) {
   parallel_for(p.count, 1 << 16, threads, [&](i64 begin, i64 end) {
     i64 i = begin;
     for (; i + kLanes <= end; i += kLanes)
-      store8(to + i, multiply8(load8(from + i), broadcast8(scale)));
+      store(to + i, multiply(load8(from + i), broadcast8(scale)));
     for (; i < end; ++i) store_element(to + i, load_element(from + i) * scale);
   });
 }

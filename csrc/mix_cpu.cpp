@@ -59,8 +59,8 @@ class ChainRow {
     const float own = link.weight, other = 1.0f - link.weight;
     i32 i = 0;
     for (; i + kLanes <= n; i += kLanes) {
-      const F8 kept = multiply8(load8(to + i), broadcast8(own));
-      store8(to + i, fma8(load8(from + i), broadcast8(other), kept));
+      const F8 kept = multiply(load8(to + i), broadcast8(own));
+      store(to + i, fma(load8(from + i), broadcast8(other), kept));
     }
     for (; i < n; ++i)
       store_element(to + i,
@@ -76,7 +76,7 @@ class ChainRow {
       i32 i = 0;
       for (; i + kLanes <= n; i += kLanes) {
         const F8 before = k == 0 ? broadcast8(0.0f) : load8(sums + i);
-        store8(sums + i, fma8(load8(from + i), w, before));
+        store(sums + i, fma(load8(from + i), w, before));
       }
       for (; i < n; ++i)
         sums[i] =
@@ -84,7 +84,7 @@ class ChainRow {
     }
     T* to = at(links[0].target);
     i32 i = 0;
-    for (; i + kLanes <= n; i += kLanes) store8(to + i, load8(sums_.data() + i));
+    for (; i + kLanes <= n; i += kLanes) store(to + i, load8(sums_.data() + i));
     for (; i < n; ++i) store_element(to + i, sums_[i]);
   }
 

@@ -17,12 +17,22 @@ namespace {
 
 constexpr std::chrono::microseconds kPatience{100};
 
-// Looks for a moment whether something has come about, and lets others run in between. To sleep and
-// be woken takes 15 to 25 us on a virtual machine, as long as many a loop.
+// Leaves the core to whoever shares it, or to another thread.
+inline void rest() {
+#if defined(__x86_64__)
+  for (int i = 0; i < 16; ++i) __builtin_ia32_pause();
+#else
+  std::this_thread::yield();
+#endif
+}
+
+// Looks for a moment whether something has come about. To sleep and be woken takes 15 to 40 us on a
+// virtual machine, as long as many a loop. (Yielding instead of pausing slowed the caller's core by
+// 5 %, where two cores are one core's threads.)
 template <class Condition>
 void look_for(const Condition& condition) {
   const auto end = std::chrono::steady_clock::now() + kPatience;
-  while (!condition() && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+  while (!condition() && std::chrono::steady_clock::now() < end) rest();
 }
 
 // One loop: whoever comes takes the next piece, so a late worker holds nobody up. The caller goes

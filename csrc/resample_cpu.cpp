@@ -75,10 +75,10 @@ void sum_rows(const u8* from, i64 stride, const float* weights, i32 count, float
   const i32 rows = kRows ? kRows : count;
   i32 i = 0;
   const auto step = [&] {
-    F8 sum = multiply8(broadcast8(weights[0]), load8(from + i));
+    F8 sum = multiply(broadcast8(weights[0]), load8(from + i));
     for (i32 r = 1; r < rows; ++r)
-      sum = fma8(broadcast8(weights[r]), load8(from + r * stride + i), sum);
-    store8(to + i, sum);
+      sum = fma(broadcast8(weights[r]), load8(from + r * stride + i), sum);
+    store(to + i, sum);
   };
   for (; i + kLanes <= n; i += kLanes) step();
   if (i == n) return;
@@ -103,10 +103,10 @@ void sum_columns(const float* from, i32 left, const i32* firsts, const float* we
   const i32 taps = kTaps ? kTaps : count;
   for (i32 i = 0; i < n; ++i, weights += taps, to += 3) {
     const float* pixel = from + 3 * (firsts[i] - left);
-    F4 sum = multiply4(broadcast4(weights[0]), load4(pixel));
+    F4 sum = multiply(broadcast4(weights[0]), load4(pixel));
     for (i32 tap = 1; tap < taps; ++tap)
-      sum = fma4(broadcast4(weights[tap]), load4(pixel + 3 * tap), sum);
-    store4(to, finish(sum));
+      sum = fma(broadcast4(weights[tap]), load4(pixel + 3 * tap), sum);
+    store(to, finish(sum));
   }
 }
 
@@ -136,12 +136,11 @@ class ResampledRows {
         if (run.part < 0)
           for (i32 i = 3 * run.x0; i < 3 * run.x1; ++i) row_[i] = 0.0f;
         else
-          resample(run.part, y, run.x0, run.x1,
-                   [this](F4 sum) { return fma4(sum, scale_, bias_); });
+          resample(run.part, y, run.x0, run.x1, [this](F4 sum) { return fma(sum, scale_, bias_); });
         x = run.x1;
       }
     }
-    store(y);
+    write(y);
   }
 
  private:
@@ -183,18 +182,18 @@ class ResampledRows {
       resample(k, y, 0, p_.width, [](F4 sum) { return sum; });
       const F8 weight = broadcast8(parts_[k].weight);
       for (i32 i = 0; i < n; i += kLanes)  // both have room for whole vectors
-        store8(&sums_[i], fma8(weight, load8(&row_[i]), load8(&sums_[i])));
+        store(&sums_[i], fma(weight, load8(&row_[i]), load8(&sums_[i])));
     }
     for (i32 i = 0; i < n; i += 3)
-      store4(&row_[i], covered ? fma4(load4(&sums_[i]), scale_, bias_) : broadcast4(0.0f));
+      store(&row_[i], covered ? fma(load4(&sums_[i]), scale_, bias_) : broadcast4(0.0f));
   }
 
-  void store(i32 y) {
+  void write(i32 y) {
     if (p_.layout == kNHWC) {
       const i32 n = 3 * p_.width;
       T* to = out_ + (i64)y * n;
       i32 i = 0;
-      for (; i + kLanes <= n; i += kLanes) store8(to + i, load8(&row_[i]));
+      for (; i + kLanes <= n; i += kLanes) store(to + i, load8(&row_[i]));
       for (; i < n; ++i) store_element(to + i, row_[i]);
       return;
     }
@@ -204,7 +203,7 @@ class ResampledRows {
     for (; x + kLanes <= p_.width; x += kLanes) {
       F8 channels[3];
       load_pixels8(&row_[3 * x], channels);
-      for (i32 c = 0; c < 3; ++c) store8(planes[c] + x, channels[c]);
+      for (i32 c = 0; c < 3; ++c) store(planes[c] + x, channels[c]);
     }
     for (; x < p_.width; ++x)
       for (i32 c = 0; c < 3; ++c) store_element(planes[c] + x, row_[3 * x + c]);

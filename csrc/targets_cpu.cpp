@@ -17,7 +17,7 @@ void targets_as(const TargetsParams& p, int threads) {
       T* row = (T*)p.out + b * p.num_classes;
       const float base = target_base(p, p.constituents, classes, weights);
       i32 c = 0;
-      for (; c + kLanes <= p.num_classes; c += kLanes) store8(row + c, broadcast8(base));
+      for (; c + kLanes <= p.num_classes; c += kLanes) store(row + c, broadcast8(base));
       for (; c < p.num_classes; ++c) store_element(row + c, base);
       for (i32 k = 0; k < p.constituents; ++k)
         if (classes[k] >= 0 && classes[k] < p.num_classes)

@@ -13,7 +13,6 @@ namespace {
 
 // Sums of floats are carried on in double after this many, so that long rows keep their accuracy.
 constexpr i32 kChunk = 512;
-constexpr float kLog2 = 0.69314718f;
 
 // A row padded to whole vectors, as floats.
 class Row {
@@ -45,7 +44,7 @@ class Row {
   }
   float* data() { return values_.data(); }
   i32 padded() const { return (i32)values_.size(); }
-  // As many as fill vectors.
+  // How many of the elements fill whole vectors.
   i32 whole() const { return size_ / kWideLanes * kWideLanes; }
 
  private:
@@ -152,26 +151,35 @@ void sigmoid_row(const CrossEntropyParams& p, i32 row, Row& values, Row& slopes,
     const F16 factor = broadcast16(weight * p.gradient_scale / num_classes);
     // The loss without smoothing, and what smoothing adds to it for each unit of smoothing.
     double plain_sum = 0.0, smooth_sum = 0.0;
-    for (i32 begin = 0; begin < values.padded(); begin += kChunk) {
-      const i32 end = min_i32(begin + kChunk, values.padded());
-      F16 plain = zero, smoothing = zero;
-      for (i32 i = begin; i < end; i += kWideLanes) {
-        const F16 value = load16(x + i), target = load16(t + i);
-        const F16 positive = max(zero, value), negative = min(zero, value);
-        const F16 e = exp(subtract(negative, positive));  // e^-|x|
-        // max(x, 0) - x t + log(1 + e^-|x|): no cancellation where a sure logit is right
-        const F16 wrong = fma(subtract(zero, value), target, positive);
-        plain = add(plain, add(wrong, log1p(e)));
-        smoothing = fma(value, subtract(target, broadcast16(0.5f)), smoothing);
-        // sigmoid(x) = (x < 0 ? e : 1) / (1 + e), where e^min(x, 0) is the numerator
-        const F16 sigmoid = divide(exp(negative), add(one, e));
-        const F16 smooth = fma(target, broadcast16(keep), broadcast16(half));
-        store(slopes.data() + i, fma(subtract(sigmoid, smooth), factor, load16(slopes.data() + i)));
-      }
+    F16 plain, smoothing;
+    const auto add_vector = [&](i32 i) {
+      const F16 value = load16(x + i), target = load16(t + i);
+      const F16 positive = max(zero, value), negative = min(zero, value);
+      const F16 e = exp(subtract(negative, positive));  // e^-|x|
+      // max(x, 0) - x t + log(1 + e^-|x|): no cancellation where a sure logit is right
+      const F16 wrong = fma(subtract(zero, value), target, positive);
+      plain = add(plain, add(wrong, log1p(e)));
+      smoothing = fma(value, subtract(target, broadcast16(0.5f)), smoothing);
+      // sigmoid(x) = (x < 0 ? e : 1) / (1 + e), where e^min(x, 0) is the numerator
+      const F16 sigmoid = divide(exp(negative), add(one, e));
+      const F16 smooth = fma(target, broadcast16(keep), broadcast16(half));
+      store(slopes.data() + i, fma(subtract(sigmoid, smooth), factor, load16(slopes.data() + i)));
+    };
+    for (i32 begin = 0; begin < values.whole(); begin += kChunk) {
+      const i32 end = min_i32(begin + kChunk, values.whole());
+      plain = smoothing = zero;
+      for (i32 i = begin; i < end; i += kWideLanes) add_vector(i);
       plain_sum += sum_lanes(plain);
       smooth_sum += sum_lanes(smoothing);
     }
-    plain_sum -= (values.padded() - num_classes) * (double)kLog2;  // what the padding added
+    if (values.whole() < num_classes) {
+      plain = smoothing = zero;
+      add_vector(values.whole());
+      float lanes[kWideLanes];
+      store(lanes, plain);
+      for (i32 i = values.whole(); i < num_classes; ++i) plain_sum += lanes[i - values.whole()];
+      smooth_sum += sum_lanes(smoothing);  // the padding's logits are 0
+    }
     losses.per_constituent[k] = (float)(plain_sum / num_classes);
     losses.weighted[k] = weight * (plain_sum + (double)p.smoothing * smooth_sum) / num_classes;
   }

@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 #include <pthread.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -122,24 +123,25 @@ Pool& pool() {
   return *current;
 }
 
-// In which the extension was loaded.
+// The process in which the extension was loaded; its id is that of its main thread.
 const pid_t process = getpid();
 
 bool on_main_thread() {
-  return gettid() == process;
+  return (pid_t)syscall(SYS_gettid) == process;  // gettid() is younger than some systems
 }
 
 // Calls a function in each of several threads, the calling one among them.
 using Team = void (*)(void (*)(void*), void*, unsigned, unsigned);
 
 // The threads of the main thread's own torch operators, by the OpenMP runtime that torch has
-// loaded; else null. After an operator they spin for some milliseconds, and other threads would
-// wait for a core: a loss right after a matrix product took 430 us with a pool and 350 with the
-// team. A thread that makes a batch would get a team of its own, for which a new one is too
-// short-lived, and a forked process has no team.
+// loaded; else null. After an operator they spin for some milliseconds, and a pool's threads would
+// wait for a core beside them. Other threads have no use for it: each batch is made by a new
+// thread, for which OpenMP would start a team and end it with the batch. Nor has a process that was
+// forked after the extension was loaded; its team did not come along.
 Team torch_team() {
+  if (!on_main_thread()) return nullptr;
   static const Team found = (Team)dlsym(RTLD_DEFAULT, "GOMP_parallel");
-  return on_main_thread() ? found : nullptr;
+  return found;
 }
 
 }  // namespace
@@ -159,6 +161,7 @@ void parallel_for(i64 count, i64 grain, int threads, const std::function<void(i6
   loop->piece = (count + pieces - 1) / pieces;
   loop->pieces = (count + loop->piece - 1) / loop->piece;
   if (const Team team = torch_team()) {
+    // As many threads as torch's operators have: for another number OpenMP would make a new team.
     team([](void* work) { ((Loop*)work)->work(!on_main_thread()); }, loop.get(), (unsigned)threads,
          0);
     return;

@@ -1,8 +1,9 @@
 // Vectors of floats for the CPU kernels: F8, F4, and F16 where there is much arithmetic.
 //
 // Each *_cpu.cpp is compiled once per instruction set (see CMakeLists.txt) into the namespace
-// MIXPIPE_ISA, and dispatch.cpp picks one at run time; the results are the same bits everywhere,
-// because every multiply-add is fused and every conversion rounds to nearest even.
+// MIXPIPE_ISA, and dispatch.cpp picks one at run time. The results are the same bits everywhere:
+// every multiply-add is fused, every conversion rounds to nearest even, and sums have as many lanes
+// on all.
 #pragma once
 #include "common.h"
 

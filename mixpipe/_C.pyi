@@ -15,7 +15,7 @@ MOST_SELECT_BLOCKS: int
 DEVICE_SOURCES_HASH: str
 
 def instruction_set() -> str:
-    """What the CPU kernels run on here: "avx2" or "baseline"."""
+    """What the CPU kernels run on here: "avx512", "avx2" or "baseline"."""
 
 def device_sources() -> dict[str, str]:
     """The CUDA kernels' sources, by file name."""

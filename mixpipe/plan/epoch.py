@@ -244,9 +244,10 @@ def assemble(groups: Sequence[Ids], *, epoch: int, seed: int) -> tuple[Ids, Ids]
     and a random order of sizes gives 27 shapes an epoch.)
     """
     orders, first = [], 0
+    numbers = id_dtype(sum(map(len, groups)))
     for group in groups:
         order = random_order(group[:, 0], seed=seed, epoch=epoch, draw=Draw.ORDER)
-        orders.append(order + order.dtype.type(first))
+        orders.append(order.astype(numbers, copy=False) + numbers.type(first))
         first += len(group)
     place = interleaved(orders)
     del orders

@@ -55,8 +55,8 @@ def by_loss(ids: Ids, losses: Losses, *, seed: int, epoch: int) -> Ids:
 def interleaved(orders: Sequence[Ids]) -> Ids:
     """One order of several: each keeps its own and is spread evenly over the whole.
 
-    orders: integers [M_i], 0 or more. Of any stretch of the result, a part M_i / sum(M) comes from
-    order i, give or take one.
+    orders: non-negative integers [M_i], at least one array. Of any stretch of the result a part
+    M_i / sum(M) comes from order i: of two orders give or take one, of n give or take n - 1.
     """
     keys = np.empty(sum(map(len, orders)), np.uint64)
     end = 0

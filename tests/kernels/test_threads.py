@@ -1,7 +1,9 @@
-"""CPU kernels in threads: torch's own on the main thread, a pool elsewhere and after a fork."""
+"""CPU kernels in threads: torch's own on the main thread; a pool elsewhere, and after a fork."""
 
 import os
 import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -39,5 +41,26 @@ def test_a_forked_process_does_not_wait_for_threads_that_it_has_not():
     child = os.fork()
     if child == 0:
         signal.alarm(20)  # ends a child that hangs
-        os._exit(0 if torch.equal(losses(), expected) else 1)
+        code = 1
+        try:
+            code = 0 if torch.equal(losses(), expected) else 1
+        finally:
+            os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_the_main_thread_uses_the_threads_that_torch_has():
+    program = """
+import os, torch
+from mixpipe import kernels
+torch.set_num_threads(2)
+torch.rand(2000, 2000).exp()
+threads = len(os.listdir("/proc/self/task"))
+logits, classes = torch.randn(256, 1000), torch.zeros(256, 1, dtype=torch.int64)
+kernels.composite_cross_entropy(logits, classes, torch.ones(256, 1))
+print(len(os.listdir("/proc/self/task")) - threads)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "0"

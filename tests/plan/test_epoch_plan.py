@@ -173,8 +173,9 @@ def test_of_any_stretch_each_order_has_its_part(lengths, data):
     stop = data.draw(st.integers(start, len(mixed)))
     for i, length in enumerate(lengths):
         due = (stop - start) * length / max(len(mixed), 1)
-        # One for where the stretch begins in this order's spacing, one for where the others do.
-        assert abs(np.count_nonzero(mixed[start:stop] // 100 == i) - due) <= 2
+        # Each of the others may be one ahead of its part, or one behind.
+        off = abs(np.count_nonzero(mixed[start:stop] // 100 == i) - due)
+        assert off <= max(1, len(lengths) - 1) + 1e-9
 
 
 def test_batches_of_an_epoch_have_nearly_the_same_shape():

@@ -107,7 +107,9 @@ CHOICES = (
     _tried("no taper, final 0.3", 0.0, 0.3),
     _tried("no taper, final 0.3, each counts alike", 0.0, 0.3, weighting="each"),
     _tried("no taper, final 0.38, only fours", 0.0, 0.38, tiers=FOURS),
-    Row("plain, twice as long", PolicyOptions("plain"), 0.5),  # whether plain is saturated
+    # Whether plain training is saturated, and what is left of the method where it is.
+    Row("plain, twice as long", PolicyOptions("plain"), 0.5),
+    _tried("recipe, twice as long", 0.6, shortened=0.5),
 )
 
 

@@ -181,6 +181,16 @@ PRESETS: dict[str, Preset] = {
         seeds=1,
         fashion=FASHION_PART,
     ),
+    "fashion-long": Preset(
+        "20,000 training and all 10,000 test images, twice the epochs",
+        replace(SMALL, epochs=2 * SMALL.epochs),
+        rows=(
+            PLAIN,
+            Row("plain-shortened 1.8", PolicyOptions("plain"), 1.8),
+            *MIXTRAIN[1:],
+        ),
+        fashion=FASHION_PART,
+    ),
     "fashion-full": Preset(
         "all 60,000 training and 10,000 test images",
         SMALL,

@@ -28,6 +28,7 @@ from mixpipe.train.config import (
     peak_rate,
     set_rate,
 )
+from mixpipe.train.memory import keep_freed_memory
 from mixpipe.train.models import build_model
 from mixpipe.train.sheet import draw_sheet
 
@@ -155,9 +156,13 @@ class Trainer:
     def fit(self, on_epoch: Callable[[EpochMetrics], None] | None = None) -> RunSummary:
         """Train to the end, from the start or from where :meth:`resume` left it.
 
+        On a CPU the process keeps freed memory from then on (`keep_freed_memory`).
+
         Args:
             on_epoch: called with each epoch's metrics.
         """
+        if torch.device(self.config.device).type == "cpu":
+            keep_freed_memory()
         while len(self.metrics) < self.config.epochs:
             self.metrics.append(self._train_epoch())
             if on_epoch is not None:

@@ -12,16 +12,18 @@ if sys.argv[1] == "keep":
 def step(size):
     torch.ones(size * 1_000_000)
 
-step(40)
+sizes = (40, 30, 20, 38, 25)  # as composites' batches, each of another size
+for size in sizes * 2:
+    step(size)  # the heap grows
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for size in (30, 20, 38, 25) * 3:  # as composites' batches, each of another size
+for size in sizes * 2:
     step(size)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
 def faults(how: str) -> int:
-    """Pages that twelve steps of 80 to 150 MB take anew."""
+    """Pages that ten steps of 80 to 160 MB take anew."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True
     )

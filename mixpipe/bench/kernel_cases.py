@@ -492,7 +492,9 @@ def _mix(spec: Spec, device: torch.device, compiled: bool, libraries: tuple[str,
         other = (
             augment.RandomMixUpV2(lambda_val=torch.tensor([share, share]), p=1.0)
             if blend
-            else augment.RandomCutMixV2(cut_size=torch.tensor([0.5, 0.5]), p=1.0)
+            else augment.RandomCutMixV2(
+                cut_size=torch.tensor([0.5, 0.5]), p=1.0, use_correct_lambda=True
+            )
         )
         labels = torch.zeros(count, dtype=torch.int64, device=device)
         ways.append(

@@ -41,6 +41,12 @@ Data = Annotated[
     str, typer.Argument(help="'embedded', or a folder with train/CLASS/*.jpg and val/CLASS/*.jpg.")
 ]
 Skip = Annotated[bool, typer.Option(help="Leave out images that cannot be read.")]
+Cache = Annotated[
+    bool | None,
+    typer.Option(
+        "--cache/--no-cache", help="Keep decoded images in memory [where they take 1 GiB or less]."
+    ),
+]
 Output = Annotated[Path, typer.Option(help="Folder for what the run writes.")]
 JsonFile = Annotated[
     Path | None, typer.Option("--json", dir_okay=False, help="Also write the results here.")
@@ -122,6 +128,7 @@ def train(
     precision: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
     threads: Annotated[int | None, typer.Option(help="Decoding threads [one a core].")] = None,
     skip_unreadable: Skip = False,
+    cache: Cache = None,
     separate: Annotated[
         bool, typer.Option(help="Classify each region by itself, or the composite as a whole.")
     ] = True,
@@ -150,6 +157,7 @@ def train(
         precision=precision,
         threads=threads,
         skip_unreadable=skip_unreadable,
+        cache=cache,
         separate=separate,
         eval_every=eval_every,
     )
@@ -236,6 +244,7 @@ def profile_command(
     ] = None,
     precision: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
     threads: Annotated[int | None, typer.Option(help="Decoding threads [one a core].")] = None,
+    cache: Cache = None,
     json_file: JsonFile = None,
 ) -> None:
     """Say where the time of a training step goes, and what bounds it."""
@@ -248,6 +257,7 @@ def profile_command(
         decode_device=decode_device,
         precision=precision,
         threads=threads,
+        cache=cache,
     )
     options = PolicyOptions(rule="random", threshold=1.0, k=k, warmup_epochs=0)
     policy = make_policy(options if k > 1 else PolicyOptions("plain"), config.epochs)
@@ -328,8 +338,8 @@ def _print_runs(runs: list[RunSummary]) -> None:
         ("steps", lambda r: f"{r.steps}"),
         ("s", lambda r: f"{r.seconds:.0f}"),
         ("wait s", lambda r: f"{r.wait_seconds:.1f}"),
-        ("decoded/s", lambda r: f"{r.decoded_per_second:.0f}"),
-        ("trained/s", lambda r: f"{r.trained_per_second:.0f}"),
+        ("images/s", lambda r: f"{r.images_per_second:.0f}"),
+        ("inputs/s", lambda r: f"{r.inputs_per_second:.0f}"),
     ]
     table = Table(Column("run", no_wrap=True), *(heading for heading, _ in columns))
     for run in runs:

@@ -31,7 +31,7 @@ def test_train_writes_a_report(run, folder, tmp_path):
     content = json.loads(report.read_text())
     assert [row["name"] for row in content["rows"]] == ["plain", "plain-shortened", "mixtrain"]
     wanted = {
-        "accuracy", "network_inputs", "steps", "seconds", "decoded_per_second", "trained_per_second"
+        "accuracy", "network_inputs", "steps", "seconds", "images_per_second", "inputs_per_second"
     }  # fmt: skip
     assert all(wanted <= set(row) for row in content["rows"])
     assert [figure["name"] for figure in content["figures"]] == [

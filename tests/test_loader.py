@@ -94,6 +94,19 @@ def test_an_epoch_is_as_long_as_its_length_and_leads_every_sample_once(store, po
             assert len(set(ids.tolist())) == len(ids) <= 61
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_cache_changes_no_batch(store, policy):
+    """Not in the first epoch, nor in later ones, nor after the loop was left and taken up again."""
+    plain, cached = make(store, policy), make(store, policy, cache=True)
+    assert_same(run_epoch(cached), run_epoch(plain))
+    assert_same(run_epoch(cached, batches=2), run_epoch(plain, batches=2))
+    assert_same(run_epoch(cached), run_epoch(plain))
+    assert cached.stats.decoded == 61 < plain.stats.decoded
+    resumed = make(store, policy, cache=True)
+    resumed.load_state_dict(plain.state_dict())
+    assert_same(run_epoch(resumed), run_epoch(plain))
+
+
 def test_labels_are_those_of_the_samples(store):
     for _, target in make(store, "mixtrain"):
         present = target.ids >= 0

@@ -338,7 +338,7 @@ def summarise(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                         "seconds",
                         "cpu_seconds",
                         "wait_seconds",
-                        "decoded_per_second",
+                        "images_per_second",
                     )
                 },
             }
@@ -392,16 +392,21 @@ def method_figures(rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
 def _shares_kept(plain: Sequence[Run], mixed: Sequence[Run], key: str, most: int) -> list[float]:
     """By seed, the speed-up in ``key`` over that in network inputs.
 
-    Of runs that were made alike: as many side by side, at most ``most``. What was not noted, as in
-    old results, is compared with nothing.
+    Of runs that were made alike: as many side by side, at most ``most``, decoded images cached or
+    not. What was not noted, as in old results, is compared with nothing.
     """
     by_seed = {run["seed"]: run for run in plain}
     pairs = [(by_seed[run["seed"]], run) for run in mixed if run["seed"] in by_seed]
     return [
         a[key] / b[key] / (a["network_inputs"] / b["network_inputs"])
         for a, b in pairs
-        if a.get("side_by_side") == b.get("side_by_side") is not None and a["side_by_side"] <= most
+        if _made(a) == _made(b) and (a.get("side_by_side") or most + 1) <= most
     ]
+
+
+def _made(run: Run) -> tuple[Any, ...]:
+    """How, as far as seconds depend on it; runs from before there was a cache had none."""
+    return run.get("side_by_side"), run["config"].get("cache", False)
 
 
 def draw(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], title: str) -> None:
@@ -515,7 +520,7 @@ def _key(config: TrainConfig, options: PolicyOptions) -> str:
 
     Only what differs from the defaults counts: a new setting leaves old runs known.
     """
-    here = replace(config, data=Path(config.data).name, val_split=None, threads=None)
+    here = replace(config, data=Path(config.data).name, val_split=None, threads=None, cache=None)
     parts = [(asdict(here), asdict(TrainConfig())), (asdict(options), asdict(PolicyOptions()))]
     changed = [{k: v for k, v in given.items() if v != usual[k]} for given, usual in parts]
     return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:12]

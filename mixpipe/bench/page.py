@@ -225,7 +225,7 @@ def _method_tables(rows: Sequence[Row]) -> list[str]:
         ("steps", lambda row: f"{row['steps']:,.0f}"),
         ("seconds", lambda row: f"{row['seconds']:.0f}"),
         ("CPU seconds", lambda row: f"{row['cpu_seconds']:.0f}"),
-        ("decoded images/s", lambda row: f"{row['decoded_per_second']:.0f}"),
+        ("images/s", lambda row: f"{row['images_per_second']:.0f}"),
         ("trained on", lambda row: "; ".join(row.get("trained_on", ()))),
     ]
     return [_table(columns, rows)]

@@ -72,6 +72,11 @@ class Index:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def decoded_bytes(self) -> int:
+        """Bytes of all images decoded, uint8 RGB."""
+        return 3 * int((self.heights.astype(np.int64) * self.widths).sum())
+
     @cached_property
     def fingerprint(self) -> str:
         """Tells data sets apart: the same for the same names, labels, classes and sizes.

@@ -57,6 +57,9 @@ class Decoder:
         threads: CPU threads.
         prefetch: batches under way at a time, the one that is handed out included.
 
+    Attributes:
+        decoded: images decoded since it was made.
+
     Raises:
         ValueError: an argument that cannot work.
     """
@@ -87,6 +90,7 @@ class Decoder:
             raise ValueError(f"prefetch: expected at least 1, got {prefetch}")
         self.threads = threads
         self.prefetch = prefetch
+        self.decoded = 0
         self._excerpts = Excerpts(store, threads)
         self._feed = Feed(self._excerpts, _FIRST_CAPACITY)
         self._pipeline: Any = None
@@ -155,6 +159,7 @@ class Decoder:
                 raise self._explain(error) from error
             else:
                 job = feed.under_way.popleft()
+                self.decoded += len(job.ids)
                 return job, _tensors(rectangles, ids, job, stream)
             if feed.error is not None:
                 raise feed.error

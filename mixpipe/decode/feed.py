@@ -97,7 +97,7 @@ class Feed:
         """Begin with the inputs of the next job; an error is kept until that is asked for."""
         try:
             job = next(self._jobs)
-            _check(job, self.excerpts.store)
+            check_job(job, self.excerpts.store)
         except Exception as error:
             self._jobs = iter(())
             return error
@@ -120,7 +120,7 @@ def _packed(array: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:
     return np.ascontiguousarray(array, dtype=dtype)
 
 
-def _check(job: DecodeJob, store: Store) -> None:
+def check_job(job: DecodeJob, store: Store) -> None:
     """Raise ``ValueError`` for a job that cannot work, naming the sample."""
     index = store.index
     patches = len(job.ids)

@@ -19,6 +19,7 @@ __all__ = ["OPTIMIZERS", "PRECISIONS", "TrainConfig", "learning_rate", "make_opt
 
 EMBEDDED = "embedded"
 SMALL = 64  # pixels
+SMALL_CACHE = 2**30  # bytes
 OPTIMIZERS = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3}  # name: default rate at 128
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -48,6 +49,7 @@ class TrainConfig:
         precision: one of ``PRECISIONS``; below float32 by ``torch.autocast``.
         threads: decoding threads; None: one a core.
         skip_unreadable: leave out images that cannot be read, rather than refuse the data.
+        cache: keep decoded images in memory; None: where they take 1 GiB or less.
         separate: classify each region by itself; False: the plain network on mixed pixels.
         eval_every: epochs from one evaluation to the next; the last epoch is evaluated always.
     """
@@ -69,6 +71,7 @@ class TrainConfig:
     precision: str = "float32"
     threads: int | None = None
     skip_unreadable: bool = False
+    cache: bool | None = None
     separate: bool = True
     eval_every: int = 1
 
@@ -151,8 +154,10 @@ class TrainConfig:
         mean, std = IMAGENET_MEAN, IMAGENET_STD
         if self.data == EMBEDDED:
             mean, std = (0.286,) * 3, (0.353,) * 3  # of Fashion-MNIST's training images
+        store = self._store(split, classes)
+        cached = store.index.decoded_bytes <= SMALL_CACHE if self.cache is None else self.cache
         return MixLoader(
-            self._store(split, classes),
+            store,
             batch_size=self.batch_size,
             size=self.canvas,
             train=split == "train",
@@ -166,6 +171,7 @@ class TrainConfig:
             decode_device=self.decode_device,
             seed=self.seed,
             threads=self.threads,
+            cache=cached,
         )
 
     def _store(self, split: str, classes: tuple[str, ...] | None) -> Store:

@@ -50,9 +50,9 @@ class Profile:
         return {
             "model": "the loader keeps up; fewer network inputs (a higher speed-up, a larger k) or "
             "lower precision shorten the run",
-            "decode": "give decoding more threads or cores, store smaller images, or decode "
-            "elsewhere: on the GPU (device='cuda'), or, where that is the model's, on the CPU "
-            "(decode_device='cpu')",
+            "decode": "keep decoded images in memory if there is room (cache=True), give decoding "
+            "more threads or cores, store smaller images, or decode elsewhere: on the GPU "
+            "(device='cuda'), or, where that is the model's, on the CPU (decode_device='cpu')",
             "compose": "use a lower precision (half the bytes), or compose on the GPU",
             "plan": "use larger batches: a batch's plan costs the same for few as for many",
         }[self.bound]

@@ -86,7 +86,8 @@ class RunSummary:
     ``seconds`` is training, decoding included and evaluation left out; ``wait_seconds`` of it the
     step waited for its batch, ``start_seconds`` of them for the first of an epoch, for which the
     plan is made. ``loader_seconds`` is what the loader did for plan, decode and compose, most of it
-    beside the step. ``cpu_seconds`` is the same work in time of all of the process's threads.
+    beside the step. ``images_per_second`` are constituents, ``inputs_per_second`` network inputs.
+    ``cpu_seconds`` is the same work in time of all of the process's threads.
     """
 
     name: str
@@ -103,8 +104,8 @@ class RunSummary:
     start_seconds: float
     step_seconds: float
     loader_seconds: dict[str, float]
-    decoded_per_second: float
-    trained_per_second: float
+    images_per_second: float
+    inputs_per_second: float
 
     @property
     def speedup(self) -> float:
@@ -192,7 +193,6 @@ class Trainer:
         """The run so far."""
         seconds = sum(m.seconds for m in self.metrics)
         inputs = sum(m.network_inputs for m in self.metrics)
-        decoded = sum(m.decoded for m in self.metrics)
         evaluation = next(m.evaluation for m in reversed(self.metrics) if m.evaluation)
         return RunSummary(
             name=self.name,
@@ -211,8 +211,8 @@ class Trainer:
             loader_seconds={
                 name: sum(m.loader_seconds[name] for m in self.metrics) for name in LOADER_PARTS
             },
-            decoded_per_second=decoded / seconds,
-            trained_per_second=inputs / seconds,
+            images_per_second=sum(m.constituents for m in self.metrics) / seconds,
+            inputs_per_second=inputs / seconds,
         )
 
     def save(self) -> None:
@@ -253,7 +253,7 @@ class Trainer:
         ours = {**self.config.as_dict(), "policy": repr(self.loader.policy)}
         theirs = {**state["config"], "policy": state["policy"]}
         # Another machine may have other devices, threads and folders; the run is the same.
-        free = {"device", "decode_device", "threads", "data", "skip_unreadable"}
+        free = {"device", "decode_device", "threads", "data", "skip_unreadable", "cache"}
         differing = [k for k in ours if k not in free and ours[k] != theirs.get(k)]
         if differing:
             raise ValueError(
@@ -308,8 +308,8 @@ class Trainer:
                     bar.set_postfix(
                         loss=f"{totals[0].item() / (step + 1):.3f}",
                         accuracy=f"{(totals[1] / totals[2]).item():.3f}",
-                        decoded_s=f"{(stats.decoded - before.decoded) / elapsed:.0f}",
-                        trained_s=f"{(stats.composites - before.composites) / elapsed:.0f}",
+                        images_s=f"{(stats.constituents - before.constituents) / elapsed:.0f}",
+                        inputs_s=f"{(stats.composites - before.composites) / elapsed:.0f}",
                         refresh=False,
                     )
                 bar.update()

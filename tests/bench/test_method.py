@@ -73,8 +73,9 @@ def test_runs_side_by_side_are_the_same_runs(preset, tmp_path):
 
 
 def test_seconds_are_compared_of_runs_that_were_made_alike():
-    def run(seed, seconds, inputs, beside):
-        return {"seed": seed, "seconds": seconds, "network_inputs": inputs, "side_by_side": beside}
+    def run(seed, seconds, inputs, beside, **config):
+        counts = {"seed": seed, "seconds": seconds, "network_inputs": inputs}
+        return {**counts, "side_by_side": beside, "config": config}
 
     plain = [run(0, 100, 400, 1), run(1, 900, 400, 2), {**run(2, 1, 400, 1), "side_by_side": None}]
     mixed = [run(0, 50, 160, 1), run(1, 450, 160, 2), run(2, 1, 160, 1), run(3, 1, 160, 1)]
@@ -82,6 +83,10 @@ def test_seconds_are_compared_of_runs_that_were_made_alike():
     assert method._shares_kept(plain, mixed, "seconds", 99) == [2 / 2.5, 2 / 2.5]
     del plain[2]["side_by_side"], mixed[2]["side_by_side"]  # as in old results
     assert len(method._shares_kept(plain, mixed, "seconds", 99)) == 2
+    mixed[0] = run(0, 50, 160, 1, cache=None)  # decided by size: not as in old results
+    assert method._shares_kept(plain, mixed, "seconds", 1) == []
+    plain[0] = run(0, 100, 400, 1, cache=None)
+    assert method._shares_kept(plain, mixed, "seconds", 1) == [2 / 2.5]
 
 
 def test_the_same_run_is_judged_on_another_split(preset, tmp_path, folder):

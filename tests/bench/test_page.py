@@ -63,7 +63,7 @@ ROWS = {
             "steps": 10.0,
             "seconds": 3.0,
             "cpu_seconds": 5.0,
-            "decoded_per_second": 50.0,
+            "images_per_second": 50.0,
         }
         for name, seeds, deviation, inputs in (("plain", 1, None, 100.0), ("mixed", 3, 0.12, 50.0))
     ],

@@ -28,9 +28,10 @@ def loader_on(device, **options):
     )
 
 
-def test_batches_equal_the_cpus():
+@pytest.mark.parametrize("cache", [False, True])
+def test_batches_equal_the_cpus(cache):
     """PNGs decode to the same bytes on both; resampling sums in another order."""
-    ours, theirs = loader_on("cuda"), loader_on("cpu")
+    ours, theirs = loader_on("cuda", cache=cache), loader_on("cpu")
     for (gpu, gpu_target), (cpu, cpu_target) in itertools.islice(
         zip(ours, theirs, strict=True), 20
     ):

@@ -4,6 +4,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from mixpipe.decode import CachedDecoder
 from mixpipe.train import PolicyOptions, TrainConfig, make_policy
 from mixpipe.train.config import learning_rate, make_optimizer, peak_rate
 from mixpipe.train.models import build_model
@@ -100,3 +101,18 @@ def test_unknown_models_are_named():
         from mixpipe.train.models import SmallResNet
 
         SmallResNet(10, 10)
+
+
+def test_small_data_is_cached(folder, monkeypatch):
+    """And more of it where the user says so."""
+    policy = make_policy(PolicyOptions("plain"), 1)
+
+    def cached(**settings):
+        loader = TrainConfig(data=str(folder), **settings).train_loader(policy)
+        return isinstance(loader._decoder, CachedDecoder)
+
+    assert cached()
+    assert not cached(cache=False)
+    monkeypatch.setattr("mixpipe.train.config.SMALL_CACHE", 100)
+    assert not cached()
+    assert cached(cache=True)

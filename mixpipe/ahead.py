@@ -72,6 +72,8 @@ class _Call(Generic[T]):
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
         self._outcome: T | BaseException | None = None
+        # Not `Thread.join`: interrupted, it takes a running thread for an ended one (until 3.12).
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mixpipe-ahead")
         self._thread.start()
 
@@ -80,10 +82,12 @@ class _Call(Generic[T]):
             self._outcome = self._make()
         except BaseException as error:
             self._outcome = error
+        finally:
+            self._ended.set()
 
     def result(self) -> T:
         """What came of it, when it has ended."""
-        self._thread.join()
+        self._ended.wait()
         if isinstance(self._outcome, BaseException):
             raise self._outcome
         return cast(T, self._outcome)
@@ -91,9 +95,9 @@ class _Call(Generic[T]):
     def wait(self) -> None:
         """Until it has ended, interrupted or not: what it works on must not be closed before."""
         interrupt: KeyboardInterrupt | None = None
-        while self._thread.is_alive() and self._thread is not threading.current_thread():
+        while not self._ended.is_set() and self._thread is not threading.current_thread():
             try:
-                self._thread.join()
+                self._ended.wait()
             except KeyboardInterrupt as error:
                 interrupt = error
         if interrupt is not None:

@@ -44,7 +44,7 @@ Skip = Annotated[bool, typer.Option(help="Leave out images that cannot be read."
 Cache = Annotated[
     bool | None,
     typer.Option(
-        "--cache/--no-cache", help="Keep decoded images in memory [where they take 1 GiB or less]."
+        "--cache/--no-cache", help="Keep decoded images in the device's memory [up to 1 GiB]."
     ),
 ]
 Output = Annotated[Path, typer.Option(help="Folder for what the run writes.")]
@@ -222,7 +222,9 @@ def show_command(
     output: Annotated[Path, typer.Option(help="The PNG file to write.")] = Path("composites.png"),
 ) -> None:
     """Draw composites of anybody's data."""
-    config = TrainConfig(data=data, size=size, seed=seed, skip_unreadable=skip_unreadable)
+    config = TrainConfig(
+        data=data, size=size, seed=seed, skip_unreadable=skip_unreadable, cache=False
+    )
     show(config, k=k, layout=layout, path=output)
     console.print(f"written to {output}")
 

@@ -103,9 +103,10 @@ class MixLoader:
             ``world_size * batch_size``, and all get the same number of batches.
         threads: decoding threads; by default one a core that this process may use.
         prefetch: batches decoded ahead.
-        cache: decode every image once, when the first batch is asked for, and keep it in memory
-            (``store.index.decoded_bytes`` of it, on ``device``, in each process). For small data
-            sets: batches are the same, at a fraction of the work.
+        cache: decode every image once, when the first batch is asked for, and keep all of them in
+            memory (``store.index.decoded_bytes``, on ``device``, in each process). For small data
+            sets: batches are the same, at a fraction of the work. Files that change are not read
+            anew before `close`.
 
     Yields:
         ``(images, target)``: images ``[B, 3, H, W]`` of ``dtype``, and a
@@ -182,6 +183,7 @@ class MixLoader:
             threads=len(os.sched_getaffinity(0)) if threads is None else threads,
             prefetch=prefetch,
         )
+        self.cache = cache
         self._decoder = CachedDecoder(decoder) if cache else decoder
         self._labels = torch.as_tensor(self.store.index.labels) if labels is None else labels
         _check_labels(self._labels, len(self.store.index))
@@ -357,10 +359,9 @@ class MixLoader:
                 return self._compose(planned.popleft(), decoded[1], plan.epoch)
 
         self._position = start
-        with (
-            closing(self._decoder.decode(jobs())) as decoding,
-            closing(ahead(make, self.device)) as made,
-        ):
+        with part("decode", seconds):
+            decoded_batches = self._decoder.decode(jobs())  # a cache is filled here
+        with closing(decoded_batches) as decoding, closing(ahead(make, self.device)) as made:
             for batch in made:
                 self._position += 1
                 yield batch

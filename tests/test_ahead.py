@@ -1,6 +1,7 @@
 """Batches made one ahead: by a thread, or issued on a side stream, of which there is a stand-in."""
 
-import _thread
+import signal
+import sys
 import threading
 import time
 from contextlib import nullcontext
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mixpipe.ahead import ahead
+from mixpipe.ahead import _Call, ahead
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -50,6 +51,15 @@ def test_an_error_comes_when_its_item_is_asked_for(device, streams):
         next(items)
 
 
+def waits(thread):
+    """Whether it is within `_Call.wait`, in a function that this calls."""
+    frame = sys._current_frames()[thread.ident]
+    while (frame := frame.f_back) is not None:
+        if frame.f_code is _Call.wait.__code__:
+            return True
+    return False
+
+
 def test_closing_waits_for_the_item_in_the_making_though_interrupted():
     """What makes it may be closed only then; the interrupt is raised after that."""
     go, made = threading.Event(), []
@@ -64,8 +74,10 @@ def test_closing_waits_for_the_item_in_the_making_though_interrupted():
     next(items)
 
     def interrupt():
-        time.sleep(0.1)
-        _thread.interrupt_main()
+        main = threading.main_thread()
+        while not waits(main):
+            time.sleep(0.01)
+        signal.pthread_kill(main.ident, signal.SIGINT)
         time.sleep(0.1)
         go.set()
 

@@ -406,7 +406,7 @@ def _shares_kept(plain: Sequence[Run], mixed: Sequence[Run], key: str, most: int
 
 def _made(run: Run) -> tuple[Any, ...]:
     """How, as far as seconds depend on it; runs from before there was a cache had none."""
-    return run.get("side_by_side"), run["config"].get("cache", False)
+    return run.get("side_by_side"), run.get("cached", False)
 
 
 def draw(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], title: str) -> None:
@@ -503,6 +503,7 @@ def _run(
             }
             run["meta"] = environment(f"mixpipe bench method, run {path.stem}")
             run["side_by_side"] = jobs
+            run["cached"] = trainer.loader.cache
             folder.mkdir(parents=True, exist_ok=True)
             with open_beside(weights) as file:
                 torch.save(trainer.model.model.state_dict(), file)

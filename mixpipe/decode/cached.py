@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,20 +17,22 @@ from mixpipe.plan import DecodeJob
 
 __all__ = ["CachedDecoder"]
 
+# Decoded at a time while the cache is filled: DALI keeps what its largest batches took.
 _BATCH = 256
+_BATCH_BYTES = 2**24
 
 
 class CachedDecoder:
     """Decodes every image of a store once, whole, and serves jobs from memory.
 
-    A job's ``reads`` are the pixels that a `Decoder` gives for it, bit for bit. The images are
-    decoded when the first job is asked for, and lie on ``decoder.device`` until `close`.
+    A job's ``reads`` are the pixels that a `Decoder` gives for it, bit for bit (but for a single
+    column at the edge of a JPEG: DALI, asked for it alone, upsamples its colours otherwise).
 
     Args:
         decoder: decodes them.
 
     Raises:
-        ValueError: the decoded images are larger than the machine's memory.
+        ValueError: there is no memory for the decoded images.
     """
 
     def __init__(self, decoder: Decoder) -> None:
@@ -39,11 +41,12 @@ class CachedDecoder:
         self._sizes = np.stack([index.heights, index.widths], axis=1).astype(np.int64)
         self._ends = np.cumsum(3 * self._sizes.prod(axis=1))
         self._pixels: Tensor | None = None
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if decoder.device.type == "cpu" and index.decoded_bytes > memory:
+        room = _room(decoder.device)
+        if index.decoded_bytes > room:
             raise ValueError(
-                f"cache: {len(index)} decoded images take {index.decoded_bytes / 2**30:.0f} GiB, "
-                f"and this machine has {memory / 2**30:.0f} GiB of memory; leave the cache out"
+                f"cache: {len(index)} decoded images take {index.decoded_bytes / 2**30:.1f} GiB, "
+                f"and {decoder.device} has {room / 2**30:.1f} GiB of memory left; leave the cache "
+                "out"
             )
 
     @property
@@ -54,57 +57,88 @@ class CachedDecoder:
     def decode(
         self, jobs: Iterable[DecodeJob]
     ) -> Generator[tuple[DecodeJob, list[Tensor]], None, None]:
-        """As `Decoder.decode`; the tensors are views of the cache."""
+        """As `Decoder.decode`; the tensors are views of the cache.
+
+        The images are decoded in the first call, before it returns, and lie on the decoder's device
+        until `close`.
+
+        Raises:
+            DecodeError: an image cannot be decoded, whether a job asks for it or not; it is named.
+        """
         if self._pixels is None:
             self._pixels = self._decode_all()
-        pixels, store = self._pixels, self._decoder.store
-        for job in jobs:
-            check_job(job, store)
-            widths = self._sizes[job.ids, 1]
-            low, shape = job.reads[:, :2], job.reads[:, 2:] - job.reads[:, :2]
-            area = 3 * self._sizes[job.ids].prod(axis=1)
-            first = self._ends[job.ids] - area + 3 * (low[:, 0] * widths + low[:, 1])
-            yield (
-                job,
-                [
-                    pixels.as_strided((h, w, 3), (3 * width, 3, 1), start)
-                    for (h, w), width, start in zip(
-                        shape.tolist(), widths.tolist(), first.tolist(), strict=True
-                    )
-                ],
-            )
+        return self._serve(self._pixels, jobs)
 
     def close(self) -> None:
         """Free the images; the next `decode` decodes them anew."""
+        if self._pixels is not None and self._pixels.is_cuda:
+            torch.cuda.synchronize(self._pixels.device)  # whatever stream still reads them
         self._pixels = None
         self._decoder.close()
+
+    def _serve(
+        self, pixels: Tensor, jobs: Iterable[DecodeJob]
+    ) -> Generator[tuple[DecodeJob, list[Tensor]], None, None]:
+        for job in jobs:
+            check_job(job, self._decoder.store)
+            widths = self._sizes[job.ids, 1]
+            low, shapes = job.reads[:, :2], job.reads[:, 2:] - job.reads[:, :2]
+            begins = self._ends[job.ids] - 3 * self._sizes[job.ids].prod(axis=1)
+            begins += 3 * (low[:, 0] * widths + low[:, 1])
+            views = zip(shapes.tolist(), widths.tolist(), begins.tolist(), strict=True)
+            yield (
+                job,
+                [
+                    pixels.as_strided((*shape, 3), (3 * width, 3, 1), begin)
+                    for shape, width, begin in views
+                ],
+            )
 
     def _decode_all(self) -> Tensor:
         decoder, count = self._decoder, len(self._ends)
         pixels = torch.empty(int(self._ends[-1]), dtype=torch.uint8, device=decoder.device)
+        filled = 0
         with (
             closing(decoder.decode(self._whole())) as batches,
             # Only on a terminal, and only where it takes a while.
-            tqdm(total=count, desc="decoding", unit="img", delay=2, disable=None) as bar,
+            tqdm(
+                total=count, desc="decoding", unit="img", delay=2, leave=False, disable=None
+            ) as bar,
         ):
             for job, images in batches:
                 for sample, image in zip(job.ids.tolist(), images, strict=True):
                     end = int(self._ends[sample])
                     pixels[end - image.numel() : end].view(image.shape).copy_(image)
+                filled += len(images)
                 bar.update(len(images))
-        decoder.close()  # its threads and buffers are not needed any more
-        if decoder.device.type == "cuda":  # other streams read them
-            torch.cuda.current_stream(decoder.device).synchronize()
+                del images, image  # DALI's memory, to use again
+        if filled < count:
+            raise RuntimeError("decode: the decoder was closed while the cache was filled")
+        if pixels.is_cuda:  # other streams read it
+            torch.cuda.current_stream(pixels.device).synchronize()
+        decoder.close()
         return pixels
 
     def _whole(self) -> Iterator[DecodeJob]:
         """All images, whole."""
-        for begin in range(0, len(self._sizes), _BATCH):
-            sizes = self._sizes[begin : begin + _BATCH].astype(np.int32)
+        begin = 0
+        while begin < len(self._ends):
+            before = int(self._ends[begin - 1]) if begin else 0
+            fitting = int(np.searchsorted(self._ends, before + _BATCH_BYTES, side="right"))
+            end = min(max(fitting, begin + 1), begin + _BATCH)
+            sizes = self._sizes[begin:end].astype(np.int32)
             reads = np.concatenate([np.zeros_like(sizes), sizes], axis=1)
-            yield DecodeJob(
-                ids=np.arange(begin, begin + len(sizes)),
-                reads=reads,
-                windows=reads.astype(np.float32),
-                sizes=sizes,
-            )
+            yield DecodeJob(np.arange(begin, end), reads, reads.astype(np.float32), sizes)
+            begin = end
+
+
+def _room(device: torch.device) -> int:
+    """Bytes of memory that are left there."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    room = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    limit = Path("/sys/fs/cgroup/memory.max")  # of a container
+    if limit.is_file() and (bytes_ := limit.read_text().strip()) != "max":
+        room = min(room, int(bytes_))
+    return room

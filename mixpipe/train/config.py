@@ -49,7 +49,7 @@ class TrainConfig:
         precision: one of ``PRECISIONS``; below float32 by ``torch.autocast``.
         threads: decoding threads; None: one a core.
         skip_unreadable: leave out images that cannot be read, rather than refuse the data.
-        cache: keep decoded images in memory; None: where they take 1 GiB or less.
+        cache: keep decoded images in the device's memory; None: where they take 1 GiB or less.
         separate: classify each region by itself; False: the plain network on mixed pixels.
         eval_every: epochs from one evaluation to the next; the last epoch is evaluated always.
     """
@@ -155,7 +155,7 @@ class TrainConfig:
         if self.data == EMBEDDED:
             mean, std = (0.286,) * 3, (0.353,) * 3  # of Fashion-MNIST's training images
         store = self._store(split, classes)
-        cached = store.index.decoded_bytes <= SMALL_CACHE if self.cache is None else self.cache
+        small = store.index.decoded_bytes <= SMALL_CACHE
         return MixLoader(
             store,
             batch_size=self.batch_size,
@@ -171,7 +171,7 @@ class TrainConfig:
             decode_device=self.decode_device,
             seed=self.seed,
             threads=self.threads,
-            cache=cached,
+            cache=small if self.cache is None else self.cache,
         )
 
     def _store(self, split: str, classes: tuple[str, ...] | None) -> Store:

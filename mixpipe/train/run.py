@@ -85,9 +85,10 @@ class RunSummary:
     ``class_accuracy`` that of each class.
     ``seconds`` is training, decoding included and evaluation left out; ``wait_seconds`` of it the
     step waited for its batch, ``start_seconds`` of them for the first of an epoch, for which the
-    plan is made. ``loader_seconds`` is what the loader did for plan, decode and compose, most of it
-    beside the step. ``images_per_second`` are constituents, ``inputs_per_second`` network inputs.
-    ``cpu_seconds`` is the same work in time of all of the process's threads.
+    plan is made (and, in the first epoch, a cache filled). ``loader_seconds`` is what the loader
+    did for plan, decode and compose, most of it beside the step. ``images_per_second`` are
+    constituents, ``inputs_per_second`` network inputs. ``cpu_seconds`` is the same work in time of
+    all of the process's threads.
     """
 
     name: str

@@ -73,9 +73,9 @@ def test_runs_side_by_side_are_the_same_runs(preset, tmp_path):
 
 
 def test_seconds_are_compared_of_runs_that_were_made_alike():
-    def run(seed, seconds, inputs, beside, **config):
+    def run(seed, seconds, inputs, beside, **more):
         counts = {"seed": seed, "seconds": seconds, "network_inputs": inputs}
-        return {**counts, "side_by_side": beside, "config": config}
+        return {**counts, "side_by_side": beside, **more}
 
     plain = [run(0, 100, 400, 1), run(1, 900, 400, 2), {**run(2, 1, 400, 1), "side_by_side": None}]
     mixed = [run(0, 50, 160, 1), run(1, 450, 160, 2), run(2, 1, 160, 1), run(3, 1, 160, 1)]
@@ -83,9 +83,9 @@ def test_seconds_are_compared_of_runs_that_were_made_alike():
     assert method._shares_kept(plain, mixed, "seconds", 99) == [2 / 2.5, 2 / 2.5]
     del plain[2]["side_by_side"], mixed[2]["side_by_side"]  # as in old results
     assert len(method._shares_kept(plain, mixed, "seconds", 99)) == 2
-    mixed[0] = run(0, 50, 160, 1, cache=None)  # decided by size: not as in old results
+    mixed[0] = run(0, 50, 160, 1, cached=True)  # old results were not
     assert method._shares_kept(plain, mixed, "seconds", 1) == []
-    plain[0] = run(0, 100, 400, 1, cache=None)
+    plain[0] = run(0, 100, 400, 1, cached=True)
     assert method._shares_kept(plain, mixed, "seconds", 1) == [2 / 2.5]
 
 

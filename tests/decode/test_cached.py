@@ -2,6 +2,7 @@
 
 import io
 import os
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 from mixpipe.data import BytesStore
 from mixpipe.decode import CachedDecoder, DecodeError, Decoder
+from mixpipe.decode.cached import _room
 from mixpipe.plan import DecodeJob
 
 COUNT = 300  # more than are decoded at a time
@@ -103,11 +105,49 @@ def test_jobs_are_taken_as_they_are_needed(store, decoders):
         assert len(taken) == count
 
 
-def test_an_early_end_leaves_nothing_behind(store, decoders):
-    job = whole(store, [0, 1])
-    for _ in decoders[0].decode([job] * 3):
-        break
-    assert len(pixels_of(decoders[0], job)) == 1
+def test_a_filling_that_was_cut_short_begins_anew(store, decoders, monkeypatch):
+    """By an interrupt, or by another thread's close: half of a cache is none."""
+    decoder = Decoder(store)
+    cached, jobs = CachedDecoder(decoder), [whole(store, range(i, i + 5)) for i in range(0, 300, 5)]
+    decode = decoder.decode
+
+    def interrupted(jobs):
+        yield next(decode(jobs))
+        raise KeyboardInterrupt
+
+    def closed(jobs):
+        batches = decode(jobs)
+        yield next(batches)
+        cached.close()
+        yield from batches
+
+    for broken, error in ((interrupted, KeyboardInterrupt), (closed, RuntimeError)):
+        monkeypatch.setattr(decoder, "decode", broken)
+        with pytest.raises(error):
+            cached.decode(jobs)
+    monkeypatch.setattr(decoder, "decode", decode)
+    for ours, theirs in zip(pixels_of(cached, *jobs), pixels_of(decoders[1], *jobs), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_large_images_are_decoded_a_few_at_a_time(store, monkeypatch):
+    """DALI keeps the memory of its largest batches."""
+    monkeypatch.setattr("mixpipe.decode.cached._BATCH_BYTES", 5000)
+    decoder = Decoder(store)
+    area = 3 * store.index.heights.astype(int) * store.index.widths
+    batches = [job.ids for job in CachedDecoder(decoder)._whole()]
+    assert np.concatenate(batches).tolist() == list(range(COUNT))
+    assert all(len(ids) == 1 or area[ids].sum() <= 5000 for ids in batches)
+    assert len(batches) < COUNT / 2
+
+
+def test_closing_gives_the_memory_back(store):
+    cached = CachedDecoder(Decoder(store))
+    pixels_of(cached, whole(store, [0]))
+    kept = weakref.ref(cached._pixels)
+    assert kept() is not None
+    cached.close()
+    assert kept() is None
 
 
 @pytest.mark.parametrize(
@@ -141,6 +181,11 @@ def test_more_than_the_memory_is_refused(store, monkeypatch):
     store = BytesStore([bytes(image) for image in store.encoded(range(COUNT))], [0] * COUNT)
     store.index = replace(store.index, heights=heights, widths=heights)
     assert store.index.decoded_bytes == COUNT * 3 * 2**30
-    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 2**20, "SC_PAGE_SIZE": 2**12}.get)
-    with pytest.raises(ValueError, match=r"cache: 300 decoded .* 900 GiB, .* 4 GiB of memory"):
+    monkeypatch.setattr("mixpipe.decode.cached._room", lambda device: 4 * 2**30)
+    with pytest.raises(ValueError, match=r"cache: 300 decoded .* 900.0 GiB, and cpu has 4.0 GiB"):
         CachedDecoder(Decoder(store))
+
+
+def test_there_is_memory_here():
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 2**20 < _room(torch.device("cpu")) <= memory

@@ -4,7 +4,6 @@ from itertools import pairwise
 import pytest
 import torch
 
-from mixpipe.decode import CachedDecoder
 from mixpipe.train import PolicyOptions, TrainConfig, make_policy
 from mixpipe.train.config import learning_rate, make_optimizer, peak_rate
 from mixpipe.train.models import build_model
@@ -108,8 +107,7 @@ def test_small_data_is_cached(folder, monkeypatch):
     policy = make_policy(PolicyOptions("plain"), 1)
 
     def cached(**settings):
-        loader = TrainConfig(data=str(folder), **settings).train_loader(policy)
-        return isinstance(loader._decoder, CachedDecoder)
+        return TrainConfig(data=str(folder), **settings).train_loader(policy).cache
 
     assert cached()
     assert not cached(cache=False)

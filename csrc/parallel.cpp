@@ -135,9 +135,9 @@ using Team = void (*)(void (*)(void*), void*, unsigned, unsigned);
 
 // The threads of the main thread's own torch operators, by the OpenMP runtime that torch has
 // loaded; else null. After an operator they spin for some milliseconds, and a pool's threads would
-// wait for a core beside them. Other threads have no use for it: each batch is made by a new
-// thread, for which OpenMP would start a team and end it with the batch. Nor has a process that was
-// forked after the extension was loaded; its team did not come along.
+// wait for a core beside them. Other threads have no use for it: OpenMP would start a team of its
+// own for each. Nor has a process that was forked after the extension was loaded; its team did not
+// come along.
 Team torch_team() {
   if (!on_main_thread()) return nullptr;
   static const Team found = (Team)dlsym(RTLD_DEFAULT, "GOMP_parallel");

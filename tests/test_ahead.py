@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mixpipe.ahead import _Call, ahead
+from mixpipe.ahead import _wait, ahead
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -52,10 +52,10 @@ def test_an_error_comes_when_its_item_is_asked_for(device, streams):
 
 
 def waits(thread):
-    """Whether it is within `_Call.wait`, in a function that this calls."""
+    """Whether it is in a function that `_wait` calls."""
     frame = sys._current_frames()[thread.ident]
     while (frame := frame.f_back) is not None:
-        if frame.f_code is _Call.wait.__code__:
+        if frame.f_code is _wait.__code__:
             return True
     return False
 

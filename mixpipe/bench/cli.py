@@ -45,6 +45,9 @@ def method_command(
         bool, typer.Option("--finished", help="Begin no run: the table of those that are done.")
     ] = False,
     jobs: Annotated[int, typer.Option(help="Runs side by side, on parts of the cores.")] = 1,
+    in_turns: Annotated[
+        bool, typer.Option("--in-turns", help="Runs of a seed take turns: their seconds compare.")
+    ] = False,
     json_file: JsonFile = None,
 ) -> None:
     """Train by MixTrain and by its rivals, at equal cost, over seeds; goes on where it stopped."""
@@ -62,6 +65,7 @@ def method_command(
         known=method.known_runs(json_file) if json_file else (),
         finished=finished,
         jobs=jobs,
+        in_turns=in_turns,
         progress=console.is_terminal,
     )
     rows = method.summarise(done)

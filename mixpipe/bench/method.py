@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -34,6 +36,7 @@ __all__ = [
 ]
 
 Run = dict[str, Any]
+Epochs = Generator[float, None, Run | None]
 FASHION = "/usr/share/datasets/fashion-mnist"
 TIERS = ((2, 1.0), (4, 0.3))
 
@@ -233,6 +236,7 @@ def run_preset(
     known: Sequence[Run] = (),
     finished: bool = False,
     jobs: int = 1,
+    in_turns: bool = False,
     progress: bool = True,
 ) -> list[Run]:
     """Run what is not yet in ``folder``, two files a run; a comparison cut short goes on there.
@@ -253,6 +257,8 @@ def run_preset(
         finished: only what was run before: no run is begun.
         jobs: runs side by side, each in a process of its own with its part of the cores. What the
             clock says of them then compares nothing.
+        in_turns: the runs of a seed take turns, an epoch each, so that a machine that is slower at
+            times is so for all of them, and seconds compare. All of them are in memory.
         progress: show a progress bar.
 
     Returns:
@@ -275,6 +281,8 @@ def run_preset(
         config = replace(config, data=data)
     if jobs < 1:
         raise ValueError(f"jobs: expected at least 1, got {jobs}")
+    if in_turns and jobs > 1:
+        raise ValueError(f"in_turns: expected jobs of 1, got {jobs}")
     config = replace(
         config,
         val_split=val_split or config.val_split,
@@ -295,10 +303,17 @@ def run_preset(
         known={run["key"]: run for run in known},
         finished=finished,
         jobs=jobs,
+        in_turns=in_turns,
     )
     with tqdm(total=len(work), unit="run", disable=not progress) as bar:
         runs = []
-        for run in _side_by_side(one, work, jobs) if jobs > 1 else _in_turn(one, work, bar):
+        if jobs > 1:
+            done = _side_by_side(one, work, jobs)
+        elif in_turns:
+            done = _in_turns(one, work, bar)
+        else:
+            done = _one_by_one(one, work, bar)
+        for run in done:
             runs.append(run)
             bar.update()
     return [run for run in runs if run is not None]
@@ -392,8 +407,8 @@ def method_figures(rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
 def _shares_kept(plain: Sequence[Run], mixed: Sequence[Run], key: str, most: int) -> list[float]:
     """By seed, the speed-up in ``key`` over that in network inputs.
 
-    Of runs that were made alike: as many side by side, at most ``most``, decoded images cached or
-    not. What was not noted, as in old results, is compared with nothing.
+    Of runs that were made alike: as many side by side, at most ``most``, in turns or not, decoded
+    images cached or not. What was not noted, as in old results, is compared with nothing.
     """
     by_seed = {run["seed"]: run for run in plain}
     pairs = [(by_seed[run["seed"]], run) for run in mixed if run["seed"] in by_seed]
@@ -405,8 +420,8 @@ def _shares_kept(plain: Sequence[Run], mixed: Sequence[Run], key: str, most: int
 
 
 def _made(run: Run) -> tuple[Any, ...]:
-    """How, as far as seconds depend on it; runs from before there was a cache had none."""
-    return run.get("side_by_side"), run.get("cached", False)
+    """How, as far as seconds depend on it; old runs had no cache and took no turns."""
+    return run.get("side_by_side"), run.get("in_turns", False), run.get("cached", False)
 
 
 def draw(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], title: str) -> None:
@@ -438,16 +453,34 @@ def draw(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], title:
         figure.savefig(file, format="png", dpi=120)
 
 
-def _in_turn(
-    one: Callable[..., Run | None], work: Sequence[Work], bar: Any
-) -> Iterator[Run | None]:
+def _one_by_one(one: Callable[..., Epochs], work: Sequence[Work], bar: Any) -> Iterator[Run | None]:
     for row, config in work:
         bar.set_description(f"{row.name}, seed {config.seed}")
-        yield one(row, config, progress=not bar.disable)
+        yield _to_the_end(one, row, config, progress=not bar.disable)
+
+
+def _in_turns(one: Callable[..., Epochs], work: Sequence[Work], bar: Any) -> Iterator[Run | None]:
+    """All runs of a seed, then those of the next; whoever has done least of its epochs is next."""
+    for _, seed in itertools.groupby(work, lambda item: item[1].seed):
+        with ExitStack() as stack:
+            running = {
+                i: stack.enter_context(closing(one(row, config, progress=False)))
+                for i, (row, config) in enumerate(seed)
+            }
+            done, runs = dict.fromkeys(running, 0.0), dict.fromkeys(running)
+            while running:
+                i = min(running, key=lambda i: done[i])
+                try:
+                    done[i] = next(running[i])
+                except StopIteration as end:
+                    runs[i] = end.value
+                    del running[i]
+                bar.set_description(f"{100 * statistics.fmean(done.values()):.0f} % of the seed")
+        yield from runs.values()
 
 
 def _side_by_side(
-    one: Callable[..., Run | None], work: Sequence[Work], jobs: int
+    one: Callable[..., Epochs], work: Sequence[Work], jobs: int
 ) -> Iterator[Run | None]:
     """The runs in the order of ``work``; what was begun ends before an error is raised."""
     spawn = multiprocessing.get_context("spawn")  # a process with CUDA cannot be forked
@@ -455,13 +488,24 @@ def _side_by_side(
     with ProcessPoolExecutor(
         jobs, mp_context=spawn, initializer=torch.set_num_threads, initargs=(threads,)
     ) as pool:
-        futures = [pool.submit(one, row, config, progress=False) for row, config in work]
+        futures = [
+            pool.submit(_to_the_end, one, row, config, progress=False) for row, config in work
+        ]
         try:
             for future in futures:
                 yield future.result()
         finally:  # after an error no further run is begun
             for future in futures:
                 future.cancel()
+
+
+def _to_the_end(one: Callable[..., Epochs], row: Row, config: TrainConfig, **more: Any) -> Any:
+    epochs = one(row, config, **more)
+    while True:
+        try:
+            next(epochs)
+        except StopIteration as end:
+            return end.value
 
 
 def _run(
@@ -472,11 +516,13 @@ def _run(
     known: Mapping[str, Run],
     finished: bool,
     jobs: int,
+    in_turns: bool,
     progress: bool,
-) -> Run | None:
+) -> Epochs:
     """One run, or what is known of it from before; ``config`` is that of this row and seed.
 
-    None where it would have to be begun and only finished ones are wanted.
+    Yields the part of its epochs that is done, after each. Returns None where it would have to be
+    begun and only finished ones are wanted.
     """
     # Where the data lay is nobody's business.
     here = {**config.as_dict(), "data": Path(config.data).name}
@@ -497,12 +543,14 @@ def _run(
             trainer.model.model.load_state_dict(torch.load(weights, weights_only=True))
             run["evaluations"][split] = asdict(trainer.evaluate())
         else:
-            run = {"key": key, "seed": config.seed, **asdict(trainer.fit()), **settings}
+            for metrics in trainer.epochs():
+                yield (metrics.epoch + 1) / config.epochs
+            run = {"key": key, "seed": config.seed, **asdict(trainer.summary()), **settings}
             run["evaluations"] = {
                 split: {"accuracy": run.pop("accuracy"), "by_class": run.pop("class_accuracy")}
             }
             run["meta"] = environment(f"mixpipe bench method, run {path.stem}")
-            run["side_by_side"] = jobs
+            run["side_by_side"], run["in_turns"] = jobs, in_turns
             run["cached"] = trainer.loader.cache
             folder.mkdir(parents=True, exist_ok=True)
             with open_beside(weights) as file:
@@ -511,8 +559,17 @@ def _run(
         trainer.close()
     write_json(path, run)
     # As it was written.
-    return _run(
-        row, config, folder=folder, known=known, finished=finished, jobs=jobs, progress=progress
+    return (
+        yield from _run(
+            row,
+            config,
+            folder=folder,
+            known=known,
+            finished=finished,
+            jobs=jobs,
+            in_turns=in_turns,
+            progress=progress,
+        )
     )
 
 

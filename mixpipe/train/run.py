@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -163,14 +163,9 @@ class Trainer:
         Args:
             on_epoch: called with each epoch's metrics.
         """
-        if torch.device(self.config.device).type == "cpu":
-            keep_freed_memory()
-        while len(self.metrics) < self.config.epochs:
-            self.metrics.append(self._train_epoch())
+        for metrics in self.epochs():
             if on_epoch is not None:
-                on_epoch(self.metrics[-1])
-            self._write_metrics()
-            self.save()
+                on_epoch(metrics)
         summary = self.summary()
         if self.output is not None:
             write_json(
@@ -184,6 +179,19 @@ class Trainer:
                 },
             )
         return summary
+
+    def epochs(self) -> Iterator[EpochMetrics]:
+        """Train epoch by epoch, as :meth:`fit` does, at the pace of the caller.
+
+        An epoch is saved when the next one is asked for.
+        """
+        if torch.device(self.config.device).type == "cpu":
+            keep_freed_memory()
+        while len(self.metrics) < self.config.epochs:
+            self.metrics.append(self._train_epoch())
+            yield self.metrics[-1]
+            self._write_metrics()
+            self.save()
 
     @property
     def checkpoint(self) -> Path | None:

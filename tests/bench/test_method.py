@@ -3,6 +3,7 @@ import json
 import shutil
 import tarfile
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def test_runs_are_kept_and_not_run_again(preset, tmp_path):
         method.run_preset(preset, tmp_path, only=["fast"])
 
 
-def test_runs_side_by_side_are_the_same_runs(preset, tmp_path):
+def test_runs_side_by_side_or_in_turns_are_the_same_runs(preset, tmp_path):
     preset = replace(preset, config=replace(preset.config, epochs=2), seeds=1)
     rows = (*preset.rows[:2], method.Row("MixTrain 1.3", PolicyOptions(speedup=1.3, final=0.0)))
     preset = replace(preset, rows=rows)
@@ -65,8 +66,18 @@ def test_runs_side_by_side_are_the_same_runs(preset, tmp_path):
         return run["row"], run["seed"], run["key"], run["accuracy"], run["network_inputs"]
 
     assert list(map(learnt, together)) == list(map(learnt, alone))
+    assert [run["side_by_side"] for run in together] == [2] * 3
+    preset = replace(preset, seeds=2)
+    folder = tmp_path / "turns"
+    method.run_preset(preset, folder, in_turns=True, only=["plain"], seeds=1, progress=False)
+    in_turns = method.run_preset(preset, folder, in_turns=True, progress=False)
+    assert list(map(learnt, in_turns[:3])) == list(map(learnt, alone))
+    assert [run["seed"] for run in in_turns] == [0] * 3 + [1] * 3
+    assert all(run["in_turns"] for run in in_turns)
     with pytest.raises(ValueError, match="jobs: expected at least 1, got 0"):
         method.run_preset(preset, tmp_path, jobs=0, progress=False)
+    with pytest.raises(ValueError, match="in_turns: expected jobs of 1, got 2"):
+        method.run_preset(preset, tmp_path, jobs=2, in_turns=True, progress=False)
     broken = replace(preset, rows=(method.Row("MixTrain 9", PolicyOptions(speedup=9.0)), *rows))
     with pytest.raises(ValueError, match="speedup: got 9, but the largest attainable"):
         method.run_preset(broken, tmp_path / "broken", jobs=2, progress=False)
@@ -84,6 +95,8 @@ def test_seconds_are_compared_of_runs_that_were_made_alike():
     del plain[2]["side_by_side"], mixed[2]["side_by_side"]  # as in old results
     assert len(method._shares_kept(plain, mixed, "seconds", 99)) == 2
     mixed[0] = run(0, 50, 160, 1, cached=True)  # old results were not
+    assert method._shares_kept(plain, mixed, "seconds", 1) == []
+    plain[0] = run(0, 100, 400, 1, cached=True, in_turns=True)
     assert method._shares_kept(plain, mixed, "seconds", 1) == []
     plain[0] = run(0, 100, 400, 1, cached=True)
     assert method._shares_kept(plain, mixed, "seconds", 1) == [2 / 2.5]
@@ -191,3 +204,18 @@ def test_original_files_become_a_tar_of_images(tmp_path):
     (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"\0" * 64))
     with pytest.raises(ValueError, match="expected an IDX file with magic number 2051, got 0"):
         build_tar(tmp_path, {"test": ("t10k", slice(None))})
+
+
+def test_turns_go_to_whoever_has_done_least():
+    order = []
+
+    def one(row, config, *, progress):
+        for i in range(config.epochs):
+            order.append(row)
+            yield (i + 1) / config.epochs
+        return row
+
+    work = [("long", TrainConfig(epochs=4)), ("short", TrainConfig(epochs=2))]
+    bar = SimpleNamespace(set_description=lambda text: None)
+    assert list(method._in_turns(one, work, bar)) == ["long", "short"]
+    assert order == ["long", "short", "long", "long", "short", "long"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
@@ -61,10 +62,17 @@ def _by_a_thread(make: Callable[[], T | None]) -> Generator[T, None, None]:
     # One thread for all items: a new one for each cost 0.5 ms of CPU a batch, most of it torch's.
     worker = ThreadPoolExecutor(1, thread_name_prefix="mixpipe-ahead")
     thread = worker.submit(threading.get_ident).result()
-    coming = worker.submit(make)
+
+    def call() -> T | None:
+        # The caller first: woken, this thread would keep Python from it for a millisecond, in which
+        # neither computes. (Waiting for batches fell from 1.2 to 0.4 ms a step of 20.)
+        time.sleep(0)
+        return make()
+
+    coming = worker.submit(call)
     try:
         while (item := coming.result()) is not None:
-            coming = worker.submit(make)
+            coming = worker.submit(call)
             yield item
     finally:
         # Unless the garbage collector closes this in that very thread.

@@ -79,9 +79,10 @@ def run_plans(
 
     Losses are exponentially distributed, and every sample has been seen. Peak bytes are what
     `tracemalloc` counts (numpy reports its arrays to it) from before the policy is made to the end
-    of the second plan that it makes: the plan itself, temporaries and the policy's state, but not
-    the loss table, which is there before. Plans of fewer than twenty million samples are timed
-    ``repeats`` times without tracing, and the median counts; larger ones are made once for both.
+    of its plan: the plan itself, temporaries and the policy's state, but not the loss table, which
+    is there before. Then plans are timed, without tracing, in memory that the machine has handed
+    out before: ``repeats`` of them, of which the median counts, or one of twenty million samples
+    and more. (Of 100 million samples a virtual machine's first plan of all took twice as long.)
     A plan is made by one thread, so CPU seconds are the seconds that it takes on an idle machine.
 
     Args:
@@ -209,22 +210,18 @@ def _measure(
 ) -> dict[str, Any]:
     """Time and peak memory of one policy's plan."""
     samples = len(table)
-    small = samples < _REPEAT_BELOW
-    if small:
-        policy = make()
-        policy.plan(table, _EPOCH - 1, seed)
-        times = [_timed(policy, table, seed) for _ in range(repeats)]
     tracemalloc.start()
     try:
         policy = make()
         # What was mixed before matters to a policy with a state; others are spared the time.
         if isinstance(policy, MixTrain) and isinstance(policy.tiers[0].rule, Hysteresis):
             policy.plan(table, _EPOCH - 1, seed)
-        traced = _timed(policy, table, seed)
+        policy.plan(table, _EPOCH, seed)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    seconds, cpu_seconds = map(statistics.median, zip(*times, strict=True)) if small else traced
+    times = [_timed(policy, table, seed) for _ in range(repeats if samples < _REPEAT_BELOW else 1)]
+    seconds, cpu_seconds = map(statistics.median, zip(*times, strict=True))
     return {
         "samples": samples,
         "seconds": seconds,

@@ -52,7 +52,14 @@ class EpochPlan:
     max_constituents: int = field(init=False)  # of any composite
 
     def __post_init__(self) -> None:
-        largest = int(np.diff(self.offsets).max()) if self.num_composites else 0
+        # Piece by piece: of 100 million samples np.diff's memory costs as much as their sort.
+        largest = max(
+            (
+                int(np.diff(self.offsets[start : start + _CHUNK + 1]).max())
+                for start in range(0, self.num_composites, _CHUNK)
+            ),
+            default=0,
+        )
         object.__setattr__(self, "max_constituents", largest)
 
     @property

@@ -44,7 +44,8 @@ Skip = Annotated[bool, typer.Option(help="Leave out images that cannot be read."
 Cache = Annotated[
     bool | None,
     typer.Option(
-        "--cache/--no-cache", help="Keep decoded images in the device's memory [up to 1 GiB]."
+        "--cache/--no-cache",
+        help="Keep decoded images in the device's memory (default: up to 1 GiB).",
     ),
 ]
 Output = Annotated[Path, typer.Option(help="Folder for what the run writes.")]
@@ -77,12 +78,14 @@ def train(
     epochs: Annotated[int, typer.Option(help="Passes over the training set.")] = 16,
     batch_size: Annotated[int, typer.Option(help="Constituents (or composites) a step.")] = 128,
     size: Annotated[
-        int | None, typer.Option(help="Canvas in pixels [28 embedded, else 224].")
+        int | None, typer.Option(help="Canvas in pixels (default: 28 embedded, else 224).")
     ] = None,
     optimizer: Annotated[str, typer.Option(help="sgd, adam, adamw or rmsprop.")] = "sgd",
-    lr: Annotated[float | None, typer.Option(help="Highest learning rate [by optimiser].")] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Highest learning rate (default: by optimiser).")
+    ] = None,
     weight_decay: Annotated[float, typer.Option(help="Not on biases and norms.")] = 5e-4,
-    label_smoothing: Annotated[float, typer.Option(help="In [0, 1).")] = 0.0,
+    label_smoothing: Annotated[float, typer.Option(help="From 0 to below 1.")] = 0.0,
     policy: Annotated[
         str, typer.Option(help="mixtrain, plain, mixup, cutmix, infobatch or selective.")
     ] = "mixtrain",
@@ -123,10 +126,12 @@ def train(
     seed: Annotated[int, typer.Option(help="Of the plan, the weights and all else.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     decode_device: Annotated[
-        str | None, typer.Option(help="cpu: decode there for a GPU [the device].")
+        str | None, typer.Option(help="cpu: decode there for a GPU (default: the device).")
     ] = None,
     precision: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
-    threads: Annotated[int | None, typer.Option(help="Decoding threads [one a core].")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Decoding threads (default: one a core).")
+    ] = None,
     skip_unreadable: Skip = False,
     cache: Cache = None,
     separate: Annotated[
@@ -213,7 +218,7 @@ def show_command(
     data: Data = "embedded",
     *,
     size: Annotated[
-        int | None, typer.Option(help="Canvas in pixels [28 embedded, else 224].")
+        int | None, typer.Option(help="Canvas in pixels (default: 28 embedded, else 224).")
     ] = None,
     k: Annotated[int, typer.Option(help="Constituents of a composite, 2 to 4.")] = 2,
     layout: Annotated[str, typer.Option(help="default, cutmix or mixup.")] = "default",
@@ -236,16 +241,18 @@ def profile_command(
     model: Annotated[str, typer.Option(help="As of `mixpipe train`.")] = "resnet8",
     batch_size: Annotated[int, typer.Option(help="Constituents a step.")] = 128,
     size: Annotated[
-        int | None, typer.Option(help="Canvas in pixels [28 embedded, else 224].")
+        int | None, typer.Option(help="Canvas in pixels (default: 28 embedded, else 224).")
     ] = None,
     k: Annotated[int, typer.Option(help="Constituents of a composite; 1: plain.")] = 2,
     batches: Annotated[int, typer.Option(help="Batches to measure.")] = 50,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     decode_device: Annotated[
-        str | None, typer.Option(help="cpu: decode there for a GPU [the device].")
+        str | None, typer.Option(help="cpu: decode there for a GPU (default: the device).")
     ] = None,
     precision: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
-    threads: Annotated[int | None, typer.Option(help="Decoding threads [one a core].")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Decoding threads (default: one a core).")
+    ] = None,
     cache: Cache = None,
     json_file: JsonFile = None,
 ) -> None:

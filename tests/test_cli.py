@@ -2,6 +2,8 @@ import json
 import re
 
 import pytest
+from rich.text import Text
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from mixpipe import cli
@@ -127,3 +129,12 @@ def test_messages_keep_their_brackets(monkeypatch, capsys, tmp_path):
     with pytest.raises(SystemExit):
         cli.main()
     assert "[/data]" in capsys.readouterr().err
+
+
+def test_help_shows_all_that_it_says(run):
+    """In brackets it would be taken for markup, and left out."""
+    command = get_command(cli.app)
+    commands = [command, *command.commands.values(), *command.commands["bench"].commands.values()]
+    texts = [parameter.help or "" for each in commands for parameter in each.params]
+    assert len(texts) > 50
+    assert [text for text in texts if text != str(Text.from_markup(text))] == []

@@ -33,14 +33,16 @@ def method_command(
         str | None, typer.Option(help="Image folder, or Fashion-MNIST's original files.")
     ] = None,
     runs: Annotated[
-        Path | None, typer.Option(help="Folder of finished runs [runs/method-PRESET].")
+        Path | None, typer.Option(help="Folder of finished runs (default: runs/method-PRESET).")
     ] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Rows to run [all].")] = None,
-    seeds: Annotated[int | None, typer.Option(help="Runs of each row [the preset's].")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Rows to run (default: all).")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Runs of each row (default: the preset's).")
+    ] = None,
     val_split: Annotated[
-        str | None, typer.Option(help="Evaluate on this split [the preset's: the test set].")
+        str | None, typer.Option(help="Evaluate on this split (default: the preset's).")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda [the preset's].")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda (default: the preset's).")] = None,
     finished: Annotated[
         bool, typer.Option("--finished", help="Begin no run: the table of those that are done.")
     ] = False,
@@ -160,14 +162,16 @@ def kernels_command(
 def loader_command(
     photos: Annotated[
         Path | None,
-        typer.Option(help="Folder of photographs [the system's wallpapers, else scikit-image's]."),
+        typer.Option(
+            help="Folder of photographs (default: the system's wallpapers, else scikit-image's)."
+        ),
     ] = None,
     images: Annotated[int, typer.Option(help="JPEGs to make of them.")] = 1024,
     rounds: Annotated[int, typer.Option(help="Timed epochs of each loader.")] = 5,
     threads: Annotated[int, typer.Option(help="Threads or workers of each loader.")] = 2,
     times: Annotated[int, typer.Option(help="An epoch has the JPEGs so many times.")] = 1,
     device: Annotated[str, typer.Option(help="cpu, or cuda: outputs are wanted there.")] = "cpu",
-    only: Annotated[list[str] | None, typer.Option(help="Rows to measure [all].")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Rows to measure (default: all).")] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Time loaders from JPEGs to batches, interleaved, in CPU time and throughput."""

@@ -224,14 +224,10 @@ class ResampledRows {
   T* out_ = nullptr;
 };
 
-constexpr i64 kPieceOfPixels = 1 << 16;
-
 template <class T>
 void resampled_rows(const ResampleParams& p, int threads) {
-  // Each piece makes the tables of columns anew, and a thread that helps looks out for the next loop
-  // for a while: a piece is worth that if it has a few tenths of a millisecond of work.
-  const i64 grain = 32 + kPieceOfPixels / p.width;
-  parallel_for((i64)p.batch * p.height, grain, threads, [&](i64 begin, i64 end) {
+  // Pieces of 32 rows at least, since each makes the tables of columns anew.
+  parallel_for((i64)p.batch * p.height, 32, threads, [&](i64 begin, i64 end) {
     ResampledRows<T> rows(p);
     i32 b = -1;
     for (i64 row = begin; row < end; ++row) {

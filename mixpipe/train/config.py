@@ -19,7 +19,7 @@ __all__ = ["OPTIMIZERS", "PRECISIONS", "TrainConfig", "learning_rate", "make_opt
 
 EMBEDDED = "embedded"
 SMALL = 64  # pixels
-SMALL_CACHE = 2**30  # bytes
+CACHED_UP_TO = 2**30  # bytes of decoded images
 OPTIMIZERS = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3}  # name: default rate at 128
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -155,7 +155,7 @@ class TrainConfig:
         if self.data == EMBEDDED:
             mean, std = (0.286,) * 3, (0.353,) * 3  # of Fashion-MNIST's training images
         store = self._store(split, classes)
-        small = store.index.decoded_bytes <= SMALL_CACHE
+        fits = store.index.decoded_bytes <= CACHED_UP_TO
         return MixLoader(
             store,
             batch_size=self.batch_size,
@@ -171,7 +171,7 @@ class TrainConfig:
             decode_device=self.decode_device,
             seed=self.seed,
             threads=self.threads,
-            cache=small if self.cache is None else self.cache,
+            cache=fits if self.cache is None else self.cache,
         )
 
     def _store(self, split: str, classes: tuple[str, ...] | None) -> Store:

@@ -111,6 +111,6 @@ def test_small_data_is_cached(folder, monkeypatch):
 
     assert cached()
     assert not cached(cache=False)
-    monkeypatch.setattr("mixpipe.train.config.SMALL_CACHE", 100)
+    monkeypatch.setattr("mixpipe.train.config.CACHED_UP_TO", 100)
     assert not cached()
     assert cached(cache=True)

@@ -49,13 +49,13 @@ class Row:
         name: what the table calls it.
         options: its policy.
         shortened: run for so many times fewer epochs; 1: full length.
-        separate: classify each region by itself.
+        settings: those of `TrainConfig` in which this row differs from the preset.
     """
 
     name: str
     options: PolicyOptions
     shortened: float = 1.0
-    separate: bool = True
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _mixed(speedup: float, **more: Any) -> PolicyOptions:
@@ -71,7 +71,11 @@ RIVALS = (
     PLAIN,
     *(Row(f"plain-shortened {s}", PolicyOptions("plain"), s) for s in (1.6, 1.8, 2.2)),
     Row("pixel blend 1.8", PolicyOptions(layout="mixup", **PAIRS)),
-    Row("CutMix halves 1.8", PolicyOptions(layout="cutmix", **PAIRS), separate=False),
+    Row(
+        "CutMix halves 1.8",
+        PolicyOptions(layout="cutmix", **PAIRS),
+        settings={"separate": False},
+    ),
     Row("random subset 1.8", _mixed(1.8, rule="random")),
     Row("InfoBatch 1.8", PolicyOptions("infobatch", speedup=1.8, drop=0.6)),
     Row("InfoBatch 2.2", PolicyOptions("infobatch", speedup=2.2, drop=0.7)),
@@ -93,10 +97,11 @@ def _tried(
     *,
     speedup: float = 1.8,
     shortened: float = 1.0,
+    settings: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> Row:
     options = {"tiers": TIERS, "taper": taper, "final": final, **more}
-    return Row(name, PolicyOptions(speedup=speedup, **options), shortened)
+    return Row(name, PolicyOptions(speedup=speedup, **options), shortened, settings or {})
 
 
 FOURS = ((4, 1.0),)
@@ -129,6 +134,19 @@ CHOICES_22 = (
     _tried("drop 0.7, 1.8 in 31 epochs", 0.6, shortened=FEWER, drop=0.7),
     _tried("drop 0.3, 1.8 in 31 epochs", 0.6, shortened=FEWER, drop=0.3),
     _tried("drop 0.5, 1.6 in 28 epochs", 0.6, speedup=1.6, shortened=38 / 28, drop=0.5),
+    # Learning rates and weight decay for fewer steps; plain training's with them.
+    *(Row(f"plain, lr {lr}", PolicyOptions("plain"), settings={"lr": lr}) for lr in (0.05, 0.2)),
+    *(
+        _tried(f"drop 0.5, 1.8 in 31 epochs, {name}", 0.6, shortened=FEWER, drop=0.5, settings=more)
+        for name, more in (
+            ("lr 0.05", {"lr": 0.05}),
+            ("lr 0.2", {"lr": 0.2}),
+            ("weight decay 0.001", {"weight_decay": 1e-3}),
+        )
+    ),
+    _tried(
+        "drop 0.5, taper 0.75, final 0.04, 1.8 in 31 epochs", 0.75, 0.04, shortened=FEWER, drop=0.5
+    ),
 )
 
 
@@ -293,9 +311,7 @@ def run_preset(
     for seed in range(seeds or preset.seeds):
         for row in rows:
             epochs = max(1, round(config.epochs / row.shortened))
-            settings = replace(
-                config, seed=seed, separate=row.separate, epochs=epochs, eval_every=epochs
-            )
+            settings = replace(config, seed=seed, epochs=epochs, eval_every=epochs, **row.settings)
             work.append((row, settings))
     one = partial(
         _run,

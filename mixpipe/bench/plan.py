@@ -36,6 +36,7 @@ from mixpipe.plan import (
     plan_batch,
 )
 from mixpipe.report import Figure
+from mixpipe.train.memory import keep_freed_memory
 
 __all__ = ["IMAGENET", "POLICIES", "plan_figures", "run_plans", "sizes_up_to", "time_batches"]
 
@@ -80,9 +81,11 @@ def run_plans(
     Losses are exponentially distributed, and every sample has been seen. Peak bytes are what
     `tracemalloc` counts (numpy reports its arrays to it) from before the policy is made to the end
     of its plan: the plan itself, temporaries and the policy's state, but not the loss table, which
-    is there before. Then plans are timed, without tracing, in memory that the machine has handed
-    out before: ``repeats`` of them, of which the median counts, or one of twenty million samples
-    and more. (Of 100 million samples a virtual machine's first plan of all took twice as long.)
+    is there before. Then plans are timed, without tracing: ``repeats`` of them, of which the median
+    counts, or one of twenty million samples and more. They are made in memory that the process has
+    used before, as every epoch's plan but the first is in training on a CPU: the process keeps
+    freed memory from then on (`keep_freed_memory`). A virtual machine hands out what nobody has
+    touched at 3 ns a byte, as much as the plan's own work.
     A plan is made by one thread, so CPU seconds are the seconds that it takes on an idle machine.
 
     Args:
@@ -92,6 +95,7 @@ def run_plans(
         repeats: of the timing of small plans.
         progress: show a progress bar.
     """
+    keep_freed_memory()
     rows = []
     work = [size for size in sizes if size * _BYTES <= free_bytes()]
     with tqdm(total=len(work) * len(policies), unit="plan", disable=not progress) as bar:

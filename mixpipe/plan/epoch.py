@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .arrays import Ids, Losses, id_dtype
+from .arrays import Ids, Losses, gathered, id_dtype
 from .layouts import WHOLE, Layout, layout_from_state
 from .order import interleaved, random_order, shuffled
 from .random import Draw
@@ -250,33 +250,21 @@ def assemble(groups: Sequence[Ids], *, epoch: int, seed: int) -> tuple[Ids, Ids]
     algorithm say, serves the whole epoch. (oneDNN takes 20 ms of a small ResNet for each new shape,
     and a random order of sizes gives 27 shapes an epoch.)
     """
-    orders, first = [], 0
-    numbers = id_dtype(sum(map(len, groups)))
-    for group in groups:
-        order = random_order(group[:, 0], seed=seed, epoch=epoch, draw=Draw.ORDER)
-        orders.append(order.astype(numbers, copy=False) + numbers.type(first))
-        first += len(group)
-    place = interleaved(orders)
-    del orders
-    total = sum(group.size for group in groups)
-    offsets = np.zeros(len(place) + 1, id_dtype(total + 1))
+    composites, total = sum(map(len, groups)), sum(group.size for group in groups)
+    places = interleaved([len(group) for group in groups])
+    sizes = np.empty(composites, np.uint8)
+    for group, place in zip(groups, places, strict=True):
+        sizes[place] = group.shape[1]
+    offsets = np.zeros(composites + 1, id_dtype(total + 1))
+    np.cumsum(sizes, out=offsets[1:], dtype=offsets.dtype)
+    del sizes
     ids = np.empty(total, groups[0].dtype)
-    ends = np.cumsum([len(group) for group in groups])
-    for start in range(0, len(place), _CHUNK):
-        # Pointer-sized indices: numpy would convert others at every use.
-        where = place[start : start + _CHUNK].astype(np.intp)
-        rows = [
-            np.flatnonzero((where >= end - len(group)) & (where < end))
-            for group, end in zip(groups, ends, strict=True)
-        ]
-        sizes = np.empty(len(where), np.uint8)
-        for group, row in zip(groups, rows, strict=True):
-            sizes[row] = group.shape[1]
-        edges = offsets[start : start + len(where) + 1]
-        np.cumsum(sizes, out=edges[1:], dtype=edges.dtype)
-        edges[1:] += edges[0]
-        for group, end, row in zip(groups, ends, rows, strict=True):
-            members = group[where[row] - (end - len(group))]
+    for group, place in zip(groups, places, strict=True):
+        order = random_order(group[:, 0], seed=seed, epoch=epoch, draw=Draw.ORDER)
+        for start in range(0, len(group), _CHUNK):
+            members = gathered(group, order[start : start + _CHUNK])
+            # Pointer-sized indices: numpy would convert others at every use.
+            starts = offsets[place[start : start + _CHUNK]].astype(np.intp)
             for j in range(group.shape[1]):
-                ids[edges[row].astype(np.intp) + j] = members[:, j]
+                ids[starts + j] = members[:, j]
     return ids, offsets

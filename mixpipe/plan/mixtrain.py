@@ -206,7 +206,7 @@ class MixTrain(Policy):
         n = len(table)
         if not self.schedule.acts(epoch):
             return plain_plan(n, epoch=epoch, seed=seed)
-        shares = scale = None
+        shares = scales = None
         if table.device.type != "cpu" and self._needs_no_losses:  # only a GPU's table
             cost = self._cost(epoch)
             savings = None if cost is None else n - cost * n
@@ -215,11 +215,13 @@ class MixTrain(Policy):
             ids, offsets = assemble(groups, epoch=epoch, seed=seed)
         else:
             snapshot = table.snapshot()
-            company, scale, usual = self._select(snapshot, epoch, seed)
+            company, kept, usual = self._select(snapshot, epoch, seed)
             groups = self._groups(company, snapshot.losses, epoch, seed)
             del company
             ids, offsets = assemble(groups, epoch=epoch, seed=seed)
             del groups
+            if self.drop is not None and kept is not None:
+                scales = loss_factors(ids, kept, self.drop.rate)
             if self.adaptive is not None:
                 shares = _shares(self.adaptive, ids, offsets, snapshot.losses, usual)
         return EpochPlan(
@@ -230,7 +232,7 @@ class MixTrain(Policy):
             offsets,
             {1: WHOLE, **self.layouts},
             shares=shares,
-            scales=None if scale is None else scale[ids],
+            scales=scales,
             weighting=self.weighting,
         )
 
@@ -254,19 +256,18 @@ class MixTrain(Policy):
 
     def _select(
         self, snapshot: Snapshot, epoch: int, seed: int
-    ) -> tuple[npt.NDArray[np.uint8], Losses | None, float]:
+    ) -> tuple[npt.NDArray[np.uint8], Mask | None, float]:
         """Who is mixed and who is dropped.
 
-        Returns, for the N samples: how many share a composite with each (0: it is dropped); the
-        factors of their losses, None for 1; and the mean loss.
+        Returns, for the N samples: how many share a composite with each (0: it is dropped); those
+        whose loss counts for the dropped too, None for nobody; and the mean loss.
         """
         ranking = loss_ranking(snapshot)
         company = np.ones(len(ranking.values), np.uint8)
-        scale, usual = None, ranking.mean
+        kept, usual = None, ranking.mean
         if self.drop is not None:
             easy = round(self.drop.easiest * ranking.known)
             dropped, kept = thinned(ranking, easy, self.drop.rate, seed=seed, epoch=epoch)
-            scale = loss_factors(len(company), kept, self.drop.rate)
             company[dropped] = 0
             ranking = ranking.without(dropped)
         if not self.tiers[0].rule.by_loss:
@@ -280,7 +281,7 @@ class MixTrain(Policy):
         else:
             for tier, count in zip(self.tiers, self._counts(ranking, company, epoch), strict=True):
                 company[ranking.lowest(count, seed=seed, epoch=epoch)] = tier.k
-        return company, scale, usual
+        return company, kept, usual
 
     def _counts(self, ranking: Ranking, company: npt.NDArray[np.uint8], epoch: int) -> list[int]:
         """How many samples each tier takes, those of the tiers above it included."""
@@ -366,7 +367,7 @@ def _shares(
         for k in range(2, MAX_CONSTITUENTS + 1):
             members = edges[:-1][counts == k][:, None] + np.arange(k, dtype=edges.dtype)
             if len(members):
-                shares[members] = adaptive.shares(losses[ids[members]], usual)
+                shares[members] = adaptive.shares(losses.take(ids[members]), usual)
     return shares
 
 

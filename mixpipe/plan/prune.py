@@ -76,12 +76,12 @@ class InfoBatch(Policy):
         easy = self._easy(ranking, n, epoch)
         dropped, kept = thinned(ranking, easy, self.rate, seed=seed, epoch=epoch)
         del ranking
-        factors = loss_factors(n, kept, self.rate)
-        factors[dropped] = 0.0
-        del dropped, kept
-        ids = np.flatnonzero(factors).astype(id_dtype(n))
+        stays = np.ones(n, np.bool_)
+        stays[dropped] = False
+        del dropped
+        ids = np.flatnonzero(stays).astype(id_dtype(n))
         plan = plain_plan(n, epoch=epoch, seed=seed, ids=ids)
-        return replace(plan, scales=factors[plan.ids])
+        return replace(plan, scales=loss_factors(plan.ids, kept, self.rate))
 
     def _easy(self, ranking: Ranking, n: int, epoch: int) -> int:
         """How many samples may be dropped."""

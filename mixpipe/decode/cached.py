@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from mixpipe.decode.decoder import Decoder
 from mixpipe.decode.feed import check_job
+from mixpipe.kernels import Rectangles
 from mixpipe.plan import DecodeJob
 
 __all__ = ["CachedDecoder"]
@@ -56,8 +57,8 @@ class CachedDecoder:
 
     def decode(
         self, jobs: Iterable[DecodeJob]
-    ) -> Generator[tuple[DecodeJob, list[Tensor]], None, None]:
-        """As `Decoder.decode`; the tensors are views of the cache.
+    ) -> Generator[tuple[DecodeJob, Rectangles], None, None]:
+        """As `Decoder.decode`; the rectangles are views of the cache.
 
         The images are decoded in the first call, before it returns, and lie on the decoder's device
         until `close`.
@@ -78,21 +79,17 @@ class CachedDecoder:
 
     def _serve(
         self, pixels: Tensor, jobs: Iterable[DecodeJob]
-    ) -> Generator[tuple[DecodeJob, list[Tensor]], None, None]:
+    ) -> Generator[tuple[DecodeJob, Rectangles], None, None]:
         for job in jobs:
             check_job(job, self._decoder.store)
-            widths = self._sizes[job.ids, 1]
-            low, shapes = job.reads[:, :2], job.reads[:, 2:] - job.reads[:, :2]
-            begins = self._ends[job.ids] - 3 * self._sizes[job.ids].prod(axis=1)
-            begins += 3 * (low[:, 0] * widths + low[:, 1])
-            views = zip(shapes.tolist(), widths.tolist(), begins.tolist(), strict=True)
-            yield (
-                job,
-                [
-                    pixels.as_strided((*shape, 3), (3 * width, 3, 1), begin)
-                    for shape, width, begin in views
-                ],
-            )
+            heights, widths = self._sizes[job.ids].T
+            low, high = job.reads[:, :2], job.reads[:, 2:]
+            places = np.empty((len(job.ids), 4), np.int64)
+            places[:, 0] = self._ends[job.ids] - 3 * heights * widths
+            places[:, 0] += 3 * (low[:, 0] * widths + low[:, 1])
+            places[:, 1:3] = high - low
+            places[:, 3] = 3 * widths
+            yield job, Rectangles(pixels, places)
 
     def _decode_all(self) -> Tensor:
         decoder, count = self._decoder, len(self._ends)

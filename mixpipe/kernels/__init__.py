@@ -9,11 +9,13 @@ from mixpipe.kernels.compose import compose
 from mixpipe.kernels.cross_entropy import composite_cross_entropy
 from mixpipe.kernels.debug import debug
 from mixpipe.kernels.mix import mix_
+from mixpipe.kernels.rectangles import Rectangles
 from mixpipe.kernels.resample import compose_resampled
 from mixpipe.kernels.select import Selection, select_lowest
 from mixpipe.kernels.targets import dense_targets
 
 __all__ = [
+    "Rectangles",
     "Selection",
     "compose",
     "compose_resampled",

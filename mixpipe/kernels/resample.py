@@ -23,6 +23,7 @@ from mixpipe.kernels.compose import (
     scale_and_bias,
 )
 from mixpipe.kernels.prepared import Prepared
+from mixpipe.kernels.rectangles import Rectangles, place_table
 
 
 def compose_resampled(
@@ -53,7 +54,7 @@ def compose_resampled(
 
     Args:
         rectangles: P tensors uint8 [h, w, 3] on the device of the result; rows may be padded
-            (strides (pitch, 3, 1)).
+            (strides (pitch, 3, 1)). Or `Rectangles` of one tensor.
         windows: float32 [P, 4] on the CPU, (y0, x0, y1, x1) in pixels of the rectangle, inside it;
             edges may lie within a pixel.
         sizes: int32 [P, 2] on the CPU, height and width of the patch.
@@ -78,7 +79,11 @@ def compose_resampled(
             window reaches out of its rectangle, or a region lies outside the canvas or shows more
             than its patch has.
     """
-    pixels = list(rectangles)
+    places = None
+    if isinstance(rectangles, Rectangles):
+        pixels, places = [rectangles.pixels], torch.from_numpy(rectangles.places)
+    else:
+        pixels = list(rectangles)
     out = make_composites(pixels, source, index_map, size, dtype, channels_last, out)
     scale, bias = scale_and_bias(mean, std)
     torch.ops.mixpipe.compose_resampled(
@@ -94,6 +99,7 @@ def compose_resampled(
         index_map,
         scale,
         bias,
+        places,
     )
     return out
 
@@ -102,7 +108,7 @@ torch.library.define(
     "mixpipe::compose_resampled",
     "(Tensor(a!) out, Tensor[] rectangles, Tensor windows, Tensor sizes, Tensor source, "
     "Tensor? regions, Tensor? origins, Tensor? flips, Tensor? blend, Tensor? index_map, "
-    "float[] scale, float[] bias) -> ()",
+    "float[] scale, float[] bias, Tensor? places=None) -> ()",
 )
 
 
@@ -128,14 +134,22 @@ def prepare_resampled(
     index_map: Tensor | None,
     scale: list[float],
     bias: list[float],
+    rectangle_places: Tensor | None = None,
 ) -> Prepared:
-    """As :func:`mixpipe.kernels.compose.prepare`, for patches that are resampled on the way."""
-    cpu, count = torch.device("cpu"), len(rectangles)
+    """As :func:`mixpipe.kernels.compose.prepare`, for patches that are resampled on the way.
+
+    rectangle_places: those of `Rectangles`, of which ``rectangles`` is the one tensor.
+    """
+    if rectangle_places is None:
+        table = pixel_table(rectangles, "rectangles", out.device)
+    else:
+        table = place_table(rectangles[0], rectangle_places.numpy(), out.device)
+    cpu, count = torch.device("cpu"), len(table)
     check_tensor(windows, "windows", dtypes=torch.float32, shape=(count, 4), device=cpu)
     check_tensor(sizes, "sizes", dtypes=torch.int32, shape=(count, 2), device=cpu)
     places = check_places(out, source, regions, origins, flips, blend, index_map)
     parts = _C.resample_parts(
-        pixel_table(rectangles, "rectangles", out.device),
+        table,
         windows.contiguous().numpy(),
         sizes.contiguous().numpy(),
         *places,

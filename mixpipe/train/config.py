@@ -192,12 +192,17 @@ def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimiz
         {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
     ]
     rate, decay = peak_rate(config), config.weight_decay
+    # On a GPU torch's usual choice is to update many tensors at once; on a CPU it is one by one,
+    # which for a small ResNet takes 1 ms of a step more than in one kernel.
+    fused = True if torch.device(config.device).type == "cpu" else None
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, rate, momentum=0.9, nesterov=True, weight_decay=decay)
+        return torch.optim.SGD(
+            groups, rate, momentum=0.9, nesterov=True, weight_decay=decay, fused=fused
+        )
     if config.optimizer == "rmsprop":
         return torch.optim.RMSprop(groups, rate, momentum=0.9, weight_decay=decay)
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return kind(groups, rate, weight_decay=decay)
+    return kind(groups, rate, weight_decay=decay, fused=fused)
 
 
 def peak_rate(config: TrainConfig) -> float:

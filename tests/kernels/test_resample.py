@@ -13,7 +13,7 @@ from kernel_cases import DTYPES, same
 from PIL import Image
 from resample_inputs import pixels, resample_cases, windows
 
-from mixpipe.kernels import compose, compose_resampled, reference
+from mixpipe.kernels import Rectangles, compose, compose_resampled, reference
 
 IDENTITY = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255,) * 3}  # pixels come out as they are
 
@@ -219,3 +219,44 @@ def test_compiles_without_a_graph_break() -> None:
 
     rectangle = ONE["rectangles"][0]
     assert torch.equal(brightened(rectangle), compose_resampled(**ONE) * 2)
+
+
+def packed(rectangles: list[torch.Tensor], gap: int) -> Rectangles:
+    """Copies of the rectangles in one tensor, rows ``gap`` bytes apart."""
+    places, begin = [], gap
+    for rectangle in rectangles:
+        h, w, _ = rectangle.shape
+        places.append((begin, h, w, 3 * w + gap))
+        begin += h * (3 * w + gap)
+    packs = Rectangles(torch.zeros(begin, dtype=torch.uint8), np.array(places, np.int64))
+    for place, rectangle in zip(packs, rectangles, strict=True):
+        place.copy_(rectangle)
+    return packs
+
+
+@settings(max_examples=50, deadline=None)
+@given(resample_cases(), st.integers(0, 9))
+def test_rectangles_of_one_tensor_are_as_a_list_of_them(
+    arguments: dict[str, object], gap: int
+) -> None:
+    together = packed(arguments["rectangles"], gap)
+    assert all(torch.equal(a, b) for a, b in zip(together[:], arguments["rectangles"], strict=True))
+    images = compose_resampled(**{**arguments, "rectangles": together})
+    assert same(images, compose_resampled(**arguments))
+
+
+@pytest.mark.parametrize(
+    "place",
+    [(0, 0, 2, 6), (0, 2, 0, 6), (0, 2, 2, 5), (-1, 2, 2, 6), (1, 2, 2, 6), (0, 3, 2, 6)],
+)
+def test_a_rectangle_out_of_its_tensor_is_refused(place: tuple[int, ...]) -> None:
+    pixels, right = torch.zeros(12, dtype=torch.uint8), (0, 2, 2, 6)
+    rest = (torch.tensor([[0.0, 0, 1, 1]] * 2), int32([4, 4], [4, 4]), int32([0]), None)
+    blend = {"blend": torch.ones(1, 1), "size": (4, 4)}
+    compose_resampled(Rectangles(pixels, np.array([right, right])), *rest, **blend)
+    with pytest.raises(ValueError, match=r"places\[1\] is \[.*expected begin, height, width"):
+        compose_resampled(Rectangles(pixels, np.array([right, place])), *rest, **blend)
+    with pytest.raises(ValueError, match=r"places has shape \[2, 3\], expected \[P, 4\]"):
+        compose_resampled(Rectangles(pixels, np.zeros((2, 3), np.int64)), *rest, **blend)
+    with pytest.raises(TypeError, match=r"pixels has dtype torch\.float32"):
+        compose_resampled(Rectangles(pixels.float(), np.array([right, right])), *rest, **blend)

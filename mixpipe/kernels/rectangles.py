@@ -1,0 +1,71 @@
+"""Many rectangles of pixels in one tensor."""
+
+from collections.abc import Sequence
+from typing import overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mixpipe.kernels.checks import check_tensor
+
+
+class Rectangles(Sequence[Tensor]):
+    """P rectangles uint8 [h, w, 3] that lie in one tensor, without a tensor for each.
+
+    A sequence of tensors like any other, which are made when asked for; `compose_resampled` asks
+    for none. (Views of the 127 images of a batch took 0.9 ms to make and to look at, on a core of
+    an AMD EPYC, and composing them to 28 x 28 pixels 0.4.)
+
+    Args:
+        pixels: uint8 [n], contiguous.
+        places: int64 [P, 4]: where each begins in ``pixels``, its height and width, and the bytes
+            from one of its rows to the next.
+    """
+
+    def __init__(self, pixels: Tensor, places: NDArray[np.int64]) -> None:
+        self.pixels = pixels
+        self.places = places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Tensor]: ...
+    def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        begin, height, width, pitch = self.places[index].tolist()
+        return self.pixels.as_strided((height, width, 3), (pitch, 3, 1), begin)
+
+
+def place_table(
+    pixels: Tensor, places: NDArray[np.int64], device: torch.device
+) -> NDArray[np.int64]:
+    """int64 [P, 4] of `Rectangles`: address, height, width and bytes a row.
+
+    Raises:
+        TypeError, ValueError: pixels of another dtype, shape or device, or a rectangle that is
+            empty or reaches out of them.
+    """
+    check_tensor(
+        pixels, "pixels", dtypes=torch.uint8, shape=(None,), device=device, contiguous=True
+    )
+    if places.ndim != 2 or places.shape[1] != 4:
+        raise ValueError(f"places has shape {list(places.shape)}, expected [P, 4]")
+    begin, height, width, pitch = places.T
+    ends = begin + (height - 1) * pitch + 3 * width
+    right = (places > 0)[:, 1:].all(1) & (begin >= 0) & (pitch >= 3 * width) & (ends <= len(pixels))
+    right &= pitch * height < 2**31
+    if not right.all():
+        i = int(right.argmin())
+        raise ValueError(
+            f"places[{i}] is {places[i].tolist()}, expected begin, height, width and pitch of a "
+            f"rectangle within {len(pixels)} bytes and of fewer than 2**31"
+        )
+    table: NDArray[np.int64] = places.copy()
+    table[:, 0] += pixels.data_ptr()
+    return table

@@ -226,8 +226,10 @@ class ResampledRows {
 
 template <class T>
 void resampled_rows(const ResampleParams& p, int threads) {
-  // Pieces of 32 rows at least, since each makes the tables of columns anew.
-  parallel_for((i64)p.batch * p.height, 32, threads, [&](i64 begin, i64 end) {
+  // Pieces of half a millisecond: less is not worth a thread that wakes, and looks for more when it
+  // is done. 127 images of 28 x 28 took 1.3 ms of CPU by two threads, and 0.8 by one.
+  const i64 grain = 1 + (1 << 17) / p.width;
+  parallel_for((i64)p.batch * p.height, grain, threads, [&](i64 begin, i64 end) {
     ResampledRows<T> rows(p);
     i32 b = -1;
     for (i64 row = begin; row < end; ++row) {

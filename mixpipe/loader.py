@@ -32,7 +32,7 @@ from mixpipe.plan import (
     Plain,
     Policy,
     RandomResizedCrop,
-    plan_batch,
+    plan_batches,
 )
 from mixpipe.target import CompositeTarget
 from mixpipe.trace import part
@@ -340,11 +340,19 @@ class MixLoader:
 
         def jobs() -> Iterator[DecodeJob]:
             index = self.store.index
-            for batch in itertools.islice(batches, start, None):
+            coming = plan_batches(
+                plan,
+                itertools.islice(batches, start, None),
+                index.heights,
+                index.widths,
+                self.canvas,
+                self.crop,
+            )
+            while True:
                 with part("plan", seconds):
-                    batch_plan = plan_batch(
-                        plan, batch, index.heights, index.widths, self.canvas, self.crop
-                    )
+                    batch_plan = next(coming, None)
+                if batch_plan is None:
+                    return
                 planned.append(batch_plan)
                 yield batch_plan.job
 

@@ -1,12 +1,12 @@
 """Who is composed with whom: loss table, policies, layouts, crops, and batches planned in full.
 
-    LossTable ──► Policy.plan(table, epoch, seed) ──► EpochPlan ──► batches(...) ──► plan_batch(...)
+    LossTable ──► Policy.plan(table, epoch, seed) ──► EpochPlan ──► batches(...) ──► plan_batches(...)
 
 Imports numpy and torch only.
 """
 
 from .augment import CutMix, MixUp
-from .batch import BatchPlan, DecodeJob, plan_batch
+from .batch import BatchPlan, DecodeJob, plan_batch, plan_batches
 from .crops import CenterCrop, Crop, Crops, RandomResizedCrop
 from .custom import CustomLayout, layout
 from .epoch import Batches, BatchSlice, EpochPlan
@@ -76,5 +76,6 @@ __all__ = [
     "hashes",
     "layout",
     "plan_batch",
+    "plan_batches",
     "uniforms",
 ]

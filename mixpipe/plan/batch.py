@@ -9,6 +9,7 @@ A pure function of (plan, composites, image sizes, canvas, crop): no state, no g
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,9 @@ from .epoch import BatchSlice, EpochPlan
 from .layouts import MAX_CONSTITUENTS, painted
 from .random import Draw, uniforms
 
-__all__ = ["BatchPlan", "DecodeJob", "plan_batch"]
+__all__ = ["BatchPlan", "DecodeJob", "plan_batch", "plan_batches"]
+
+_TOGETHER = 1024  # constituents
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,71 @@ class BatchPlan:
         windows = np.concatenate([low, low + extent * scale], axis=-1).astype(np.float32)
         windows[self.source < 0] = 0.0
         return windows
+
+    def _part(self, composites: range, columns: int) -> BatchPlan:
+        """Some of the composites by themselves, of up to ``columns`` constituents; unshared."""
+        # Patches are in the order of the constituents that show them.
+        first = int(np.count_nonzero(self.source[: composites.start] >= 0))
+        rows = (slice(composites.start, composites.stop), slice(columns))
+        shown = self.source[rows] >= 0
+        patches = slice(first, first + int(np.count_nonzero(shown)))
+        return BatchPlan(
+            ids=np.ascontiguousarray(self.ids[rows]),
+            weights=np.ascontiguousarray(self.weights[rows]),
+            regions=np.ascontiguousarray(self.regions[rows]),
+            blend=None if self.blend is None else np.ascontiguousarray(self.blend[rows]),
+            source=np.where(shown, self.source[rows] - np.int32(first), np.int32(-1)),
+            origins=np.ascontiguousarray(self.origins[rows]),
+            flips=np.ascontiguousarray(self.flips[rows]),
+            job=DecodeJob(
+                self.job.ids[patches],
+                self.job.reads[patches],
+                self.job.windows[patches],
+                self.job.sizes[patches],
+            ),
+            index_map=None if self.index_map is None else self.index_map[rows[0]],
+        )
+
+
+def plan_batches(
+    plan: EpochPlan,
+    batches: Iterable[BatchSlice],
+    heights: npt.NDArray[np.integer[Any]],
+    widths: npt.NDArray[np.integer[Any]],
+    canvas: Size,
+    crop: Crop,
+) -> Iterator[BatchPlan]:
+    """`plan_batch` of each of several batches.
+
+    Small ones that follow on each other are planned together and cut apart, since of a batch of a
+    hundred images the calls of numpy cost more than their work: 0.35 ms a batch instead of 0.95.
+    """
+    for together in _runs(plan, batches):
+        composites = range(together[0].start, together[-1].stop)
+        planned = plan_batch(plan, composites, heights, widths, canvas, crop)
+        if len(together) == 1:
+            yield planned
+            continue
+        for batch in together:
+            columns = int(np.diff(plan.offsets[batch.start : batch.stop + 1]).max())
+            first = batch.start - composites.start
+            yield planned._part(range(first, first + len(batch)), columns)
+
+
+def _runs(plan: EpochPlan, batches: Iterable[BatchSlice]) -> Iterator[list[BatchSlice]]:
+    """Batches that follow on each other, up to ``_TOGETHER`` constituents of them; else one."""
+    run: list[BatchSlice] = []
+    for batch in batches:
+        # A filler stands for itself, and the batches of a shared plan share their decoding.
+        follows = run and len(batch) and batch.start == run[-1].stop and not plan.shared
+        if follows and plan.offsets[batch.stop] - plan.offsets[run[0].start] <= _TOGETHER:
+            run.append(batch)
+            continue
+        if run:
+            yield run
+        run = [batch]
+    if run:
+        yield run
 
 
 def plan_batch(

@@ -34,7 +34,9 @@ from mixpipe.plan import (
     SelectiveBackprop,
     Split,
     Tier,
+    layout,
     plan_batch,
+    plan_batches,
 )
 
 ALL = QuantileRule(1.0)
@@ -271,6 +273,56 @@ def test_no_composite_depends_on_batch_size_or_rank(case, batch_size, world_size
         ]
         parts = [batch for batch in itertools.chain(*ranks) if len(batch)]
         assert composites(plan, parts, sizes, canvas, crop) == whole
+
+
+@layout(k=3)
+def thirds(y, _x, height, _width, _ratio, u0, _u1):
+    """The second shows in every other composite."""
+    third = y * 3 // height
+    return third if u0 < 0.5 else 2 * (third // 2)
+
+
+def arrays(planned_batch):
+    values = {**vars(planned_batch), **vars(planned_batch.job)}
+    return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+
+
+@pytest.mark.parametrize("name", [*sorted(POLICIES), "index map"])
+@given(st.integers(0, 9), st.integers(4, 30), st.integers(1, 4), st.sampled_from([8, 40, 1024]))
+@settings(max_examples=15)
+def test_batches_planned_together_are_as_by_themselves(name, seed, size, world_size, together):
+    policy = MixTrain(layout=thirds, k=3, warmup=0) if name == "index map" else POLICIES[name]
+    random = np.random.default_rng(seed)
+    table = loss_table(random.exponential(1.0, 150).tolist())
+    plan = deepcopy(policy).plan(table, 1, seed)
+    rest = (*image_sizes(150, seed=seed), (7, 9), RandomResizedCrop())
+    for rank in range(world_size):
+        batches = plan.batches(size, by=policy.batch_by, rank=rank, world_size=world_size)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("mixpipe.plan.batch._TOGETHER", together)
+            found = list(plan_batches(plan, batches, *rest))
+        assert len(found) == len(batches)
+        for one, batch in zip(found, batches, strict=True):
+            ours, alone = arrays(one), arrays(plan_batch(plan, batch, *rest))
+            assert ours.keys() == alone.keys()
+            for key, value in alone.items():
+                assert ours[key].dtype == value.dtype
+                assert ours[key].shape == value.shape, key
+                assert ours[key].flags.c_contiguous
+                assert np.array_equal(ours[key], value), key
+
+
+def test_small_batches_are_planned_together(monkeypatch):
+    calls = []
+    original = plan_batch
+    monkeypatch.setattr(
+        "mixpipe.plan.batch.plan_batch", lambda *given: calls.append(given[1]) or original(*given)
+    )
+    plan = Plain().plan(LossTable(2000), 0, 0)
+    sizes = image_sizes(2000, seed=0)
+    for _ in plan_batches(plan, plan.batches(100), *sizes, (8, 8), RandomResizedCrop()):
+        pass
+    assert calls == [range(1000), range(1000, 2000)]
 
 
 @given(planned())

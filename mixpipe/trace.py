@@ -18,8 +18,8 @@ _INJECTION = "NVTX_INJECTION64_PATH"
 class part:  # noqa: N801 - it is used as a function
     """Mark what runs inside as ``name``, one of the parts of docs/design.md's data flow.
 
-    ``torch.profiler`` shows it; NVTX ranges are emitted only while an Nsight tool is attached.
-    Costs 2 µs otherwise.
+    ``torch.profiler`` and ``torch.autograd.profiler`` show it; NVTX ranges are emitted only while
+    an Nsight tool is attached. Costs 2 µs otherwise.
 
     Args:
         name: ``"plan"``, ``"decode"``, ``"compose"``, ``"forward"``, ``"loss"``, …

@@ -1,4 +1,4 @@
-"""Names of the parts: torch's profiler always sees them, NVTX only while an Nsight tool listens."""
+"""Names of the parts: torch's profiler sees them, NVTX only while an Nsight tool listens."""
 
 import pytest
 import torch

@@ -56,7 +56,7 @@ POLICIES: Mapping[str, Callable[[], Policy]] = {
     "SelectiveBackprop": SelectiveBackprop,
 }
 _EPOCH = 5  # all policies act in it
-_REPEAT_BELOW = 20_000_000  # samples; larger plans are made once, timed and traced together
+_REPEAT_BELOW = 20_000_000  # samples; larger plans are timed once
 _BYTES = 48  # a sample, of memory that must be free: table, index and plan, with room to spare
 
 

@@ -39,6 +39,7 @@ class Rectangles(Sequence[Tensor]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         begin, height, width, pitch = self.places[index].tolist()
+        begin += self.pixels.storage_offset()  # which as_strided would forget
         return self.pixels.as_strided((height, width, 3), (pitch, 3, 1), begin)
 
 
@@ -54,12 +55,16 @@ def place_table(
     check_tensor(
         pixels, "pixels", dtypes=torch.uint8, shape=(None,), device=device, contiguous=True
     )
-    if places.ndim != 2 or places.shape[1] != 4:
-        raise ValueError(f"places has shape {list(places.shape)}, expected [P, 4]")
+    if places.dtype != np.int64 or places.ndim != 2 or places.shape[1] != 4:
+        raise ValueError(
+            f"places is {places.dtype} {list(places.shape)}, expected int64 [P, 4]: begin, height, "
+            "width and pitch of each rectangle"
+        )
     begin, height, width, pitch = places.T
-    ends = begin + (height - 1) * pitch + 3 * width
-    right = (places > 0)[:, 1:].all(1) & (begin >= 0) & (pitch >= 3 * width) & (ends <= len(pixels))
-    right &= pitch * height < 2**31
+    # Numbers below 2 ** 31 first: of these no product is too large for an integer.
+    right = ((places[:, 1:] > 0) & (places[:, 1:] < 2**31)).all(1)
+    right &= (begin >= 0) & (begin <= len(pixels)) & (pitch * height < 2**31)
+    right &= (pitch >= 3 * width) & (begin + (height - 1) * pitch + 3 * width <= len(pixels))
     if not right.all():
         i = int(right.argmin())
         raise ValueError(

@@ -1,6 +1,6 @@
 """Who is composed with whom: loss table, policies, layouts, crops, and batches planned in full.
 
-    LossTable ──► Policy.plan(table, epoch, seed) ──► EpochPlan ──► batches(...) ──► plan_batches(...)
+    LossTable ──► Policy.plan(table, epoch, seed) ──► EpochPlan ──► batches() ──► plan_batches()
 
 Imports numpy and torch only.
 """

@@ -92,7 +92,10 @@ class BatchPlan:
         return windows
 
     def _part(self, composites: range, columns: int) -> BatchPlan:
-        """Some of the composites by themselves, of up to ``columns`` constituents; unshared."""
+        """Some of the composites by themselves, of up to ``columns`` constituents.
+
+        Of a plan that shares no patches and has no index maps.
+        """
         # Patches are in the order of the constituents that show them.
         first = int(np.count_nonzero(self.source[: composites.start] >= 0))
         rows = (slice(composites.start, composites.stop), slice(columns))
@@ -112,7 +115,6 @@ class BatchPlan:
                 self.job.windows[patches],
                 self.job.sizes[patches],
             ),
-            index_map=None if self.index_map is None else self.index_map[rows[0]],
         )
 
 
@@ -143,11 +145,13 @@ def plan_batches(
 
 def _runs(plan: EpochPlan, batches: Iterable[BatchSlice]) -> Iterator[list[BatchSlice]]:
     """Batches that follow on each other, up to ``_TOGETHER`` constituents of them; else one."""
+    # Index maps are large, and a sample that shows in two composites of a batch has one patch.
+    alone = plan.shared or any(layout.maps for layout in plan.layouts.values())
     run: list[BatchSlice] = []
     for batch in batches:
-        # A filler stands for itself, and the batches of a shared plan share their decoding.
-        follows = run and len(batch) and batch.start == run[-1].stop and not plan.shared
-        if follows and plan.offsets[batch.stop] - plan.offsets[run[0].start] <= _TOGETHER:
+        fits = bool(run and run[-1] and batch) and batch.start == run[-1].stop and not alone
+        last = min(batch.stop, plan.num_composites)
+        if fits and plan.offsets[last] - plan.offsets[run[0].start] <= _TOGETHER:
             run.append(batch)
             continue
         if run:

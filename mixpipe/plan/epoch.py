@@ -126,15 +126,17 @@ class EpochPlan:
 class Batches(Sequence[BatchSlice]):
     """One rank's batches of a plan: batch b is a range of composite numbers.
 
-    by="composites": a batch has ``batch_size`` composites.
-    by="constituents": a batch has about ``batch_size`` constituents (off by less than the largest
-    composite), so the number of batches is that of plain training.
+    by="composites": a batch has ``batch_size`` composites, the last one what is left.
+    by="constituents": there are as many batches as if each had ``batch_size`` constituents, that
+    is, as plain training has, and composites are dealt out evenly: batches have the same number of
+    them, give or take one, and where a plan's sizes are evenly spread (`assemble`) nearly
+    ``batch_size`` constituents. So an epoch has two shapes of input and no short last batch.
     ``batch_size`` is that of one rank. The composites of the global batch b are the same whatever
-    the number of ranks that share them, if batch_size * world_size is the same; every rank has the
-    same number of batches. The last global batch is dealt out evenly; where it has fewer composites
-    than there are ranks, some ranks get an empty range. `plan_batch` makes of an empty range a
-    filler: the plan's last composite once more, with ids -1 and weights 0, so that it takes no part
-    in the loss, the table or the accuracy, and a rank still has an input to run on.
+    the number of ranks that share them, if batch_size * world_size is the same, and are dealt out
+    evenly among these; every rank has the same number of batches. Where a batch has fewer
+    composites than there are ranks, some ranks get an empty range. `plan_batch` makes of an empty
+    range a filler: the plan's last composite once more, with ids -1 and weights 0, so that it takes
+    no part in the loss, the table or the accuracy, and a rank still has an input to run on.
     """
 
     def __init__(
@@ -164,25 +166,18 @@ class Batches(Sequence[BatchSlice]):
         composites = plan.num_composites
         total = composites if by == "composites" else plan.num_constituents
         whole = batch_size * world_size  # the global batch
-        if drop_last:
-            count = total // whole
-        elif not composites:
-            count = 0
+        count = total // whole if drop_last else -(-total // whole)
+        steps = np.arange(count + 1, dtype=np.int64)
+        if by == "composites":
+            edges = np.minimum(steps * whole, composites)
         else:
-            # Counted to the last composite's beginning: one that begins in a batch belongs to it,
-            # even where it reaches over the batch's end.
-            last = composites - 1 if by == "composites" else int(plan.offsets[-2])
-            count = last // whole + 1
-        steps = np.arange(count, dtype=np.int64) * whole + rank * batch_size
-        self._starts = _first_composite(plan, steps, by)
-        self._stops = _first_composite(plan, steps + batch_size, by)
-        if count and not drop_last:
-            first = int(_first_composite(plan, np.array([(count - 1) * whole]), by)[0])
-            left = composites - first
-            # From rank 0 up, so that a filler is never rank 0's, whose batch-norm statistics
-            # DistributedDataParallel hands to the others.
-            self._starts[-1] = first - (-left * rank // world_size)
-            self._stops[-1] = first - (-left * (rank + 1) // world_size)
+            taken = composites * count * whole // max(total, 1) if drop_last else composites
+            edges = steps * taken // max(count, 1)
+        firsts, sizes = edges[:-1], np.diff(edges)
+        # Rounded up, so that a filler is never rank 0's, whose batch-norm statistics
+        # DistributedDataParallel hands to the others.
+        self._starts = firsts - (-sizes * rank // world_size)
+        self._stops = firsts - (-sizes * (rank + 1) // world_size)
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -198,16 +193,6 @@ class Batches(Sequence[BatchSlice]):
 
     def __iter__(self) -> Iterator[range]:
         return (self[i] for i in range(len(self)))
-
-
-def _first_composite(plan: EpochPlan, steps: Ids, by: BatchBy) -> Ids:
-    """The first composite that begins at or after each step (of composites or constituents)."""
-    if by == "composites":
-        return np.minimum(steps, plan.num_composites)
-    starts = plan.offsets[:-1]
-    # Steps may be past the dtype's range; the number of constituents stands for all of those.
-    clipped = np.minimum(steps, plan.num_constituents).astype(starts.dtype)
-    return np.searchsorted(starts, clipped).astype(np.int64)
 
 
 def plain_plan(
@@ -254,12 +239,14 @@ def assemble(groups: Sequence[Ids], *, epoch: int, seed: int) -> tuple[Ids, Ids]
     places = interleaved([len(group) for group in groups])
     sizes = np.empty(composites, np.uint8)
     for group, place in zip(groups, places, strict=True):
-        sizes[place] = group.shape[1]
+        for start in range(0, len(place), _CHUNK):
+            sizes[place[start : start + _CHUNK]] = group.shape[1]
     offsets = np.zeros(composites + 1, id_dtype(total + 1))
     np.cumsum(sizes, out=offsets[1:], dtype=offsets.dtype)
     del sizes
     ids = np.empty(total, groups[0].dtype)
     for group, place in zip(groups, places, strict=True):
+        group = np.ascontiguousarray(group)  # or each piece's rows would be taken of a new copy
         order = random_order(group[:, 0], seed=seed, epoch=epoch, draw=Draw.ORDER)
         for start in range(0, len(group), _CHUNK):
             members = gathered(group, order[start : start + _CHUNK])

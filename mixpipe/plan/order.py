@@ -79,7 +79,7 @@ def interleaved(lengths: Sequence[int]) -> list[Ids]:
 
 
 def earliest(ids: Ids, count: int, *, seed: int, epoch: int, draw: Draw) -> Mask:
-    """The mask [n] of those of ``ids`` that are the first ``count`` of `shuffled`.
+    """The mask [n] of those of ``ids``, all different, that are the first ``count`` of `shuffled`.
 
     Found without a sort, and so that what is done with them goes through memory in order.
     """

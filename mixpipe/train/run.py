@@ -272,6 +272,11 @@ class Trainer:
             )
         self.loader.load_state_dict(state["loader"])
         self.model.model.load_state_dict(state["model"])
+        for saved, own in zip(
+            state["optimizer"]["param_groups"], self.optimizer.param_groups, strict=True
+        ):
+            if "fused" in own:  # as it suits this device, not the checkpoint's
+                saved["fused"] = own["fused"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.metrics = [_metrics(m) for m in state["metrics"]]

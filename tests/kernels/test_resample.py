@@ -129,17 +129,18 @@ def test_nothing_past_the_rectangle_is_read(width: int) -> None:
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_more_rows_than_a_thread_takes_at_once(channels_last: bool) -> None:
+    # 2.5 pieces: the second and third begin within a composite.
     rectangles = [pixels(90 + i, 70 - i, i) for i in range(9)]
-    regions = int32([[0, 0, 64, 31], [0, 31, 64, 64]]).expand(9, 2, 4).contiguous()
+    regions = int32([[0, 0, 64, 31], [0, 31, 64, 64]]).expand(41, 2, 4).contiguous()
     shapes = torch.tensor([r.shape[:2] for r in rectangles]).float()
     arguments = {
         "rectangles": rectangles,
         "windows": torch.cat([torch.full((9, 2), 1.25), shapes - 0.5], 1),
         "sizes": int32([64, 64]).expand(9, 2).contiguous(),
-        "source": torch.arange(18, dtype=torch.int32).view(9, 2) % 9,
+        "source": torch.arange(82, dtype=torch.int32).view(41, 2) % 9,
         "regions": regions,
         "size": (64, 64),
-        "flips": torch.arange(18).view(9, 2) % 3 == 0,
+        "flips": torch.arange(82).view(41, 2) % 3 == 0,
         "dtype": torch.float16,
         "channels_last": channels_last,
     }
@@ -228,7 +229,8 @@ def packed(rectangles: list[torch.Tensor], gap: int) -> Rectangles:
         h, w, _ = rectangle.shape
         places.append((begin, h, w, 3 * w + gap))
         begin += h * (3 * w + gap)
-    packs = Rectangles(torch.zeros(begin, dtype=torch.uint8), np.array(places, np.int64))
+    room = torch.zeros(begin + 5, dtype=torch.uint8)[5:]  # not at the beginning of its storage
+    packs = Rectangles(room, np.array(places, np.int64).reshape(-1, 4))
     for place, rectangle in zip(packs, rectangles, strict=True):
         place.copy_(rectangle)
     return packs
@@ -247,7 +249,17 @@ def test_rectangles_of_one_tensor_are_as_a_list_of_them(
 
 @pytest.mark.parametrize(
     "place",
-    [(0, 0, 2, 6), (0, 2, 0, 6), (0, 2, 2, 5), (-1, 2, 2, 6), (1, 2, 2, 6), (0, 3, 2, 6)],
+    [
+        (0, 0, 2, 6),
+        (0, 2, 0, 6),
+        (0, 2, 2, 5),
+        (-1, 2, 2, 6),
+        (1, 2, 2, 6),
+        (0, 3, 2, 6),
+        (2**62, 2, 2, 6),
+        (0, 2**32, 2, 2**32),  # 64 bits of their product are 0
+        (0, 1, 6148914691236517206, 2),  # of three times the width, 2
+    ],
 )
 def test_a_rectangle_out_of_its_tensor_is_refused(place: tuple[int, ...]) -> None:
     pixels, right = torch.zeros(12, dtype=torch.uint8), (0, 2, 2, 6)
@@ -256,7 +268,8 @@ def test_a_rectangle_out_of_its_tensor_is_refused(place: tuple[int, ...]) -> Non
     compose_resampled(Rectangles(pixels, np.array([right, right])), *rest, **blend)
     with pytest.raises(ValueError, match=r"places\[1\] is \[.*expected begin, height, width"):
         compose_resampled(Rectangles(pixels, np.array([right, place])), *rest, **blend)
-    with pytest.raises(ValueError, match=r"places has shape \[2, 3\], expected \[P, 4\]"):
-        compose_resampled(Rectangles(pixels, np.zeros((2, 3), np.int64)), *rest, **blend)
+    for wrong in (np.zeros((2, 3), np.int64), np.array([right, right], np.float64)):
+        with pytest.raises((TypeError, ValueError), match=r"places .*expected"):
+            compose_resampled(Rectangles(pixels, wrong), *rest, **blend)
     with pytest.raises(TypeError, match=r"pixels has dtype torch\.float32"):
         compose_resampled(Rectangles(pixels.float(), np.array([right, right])), *rest, **blend)

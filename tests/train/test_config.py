@@ -36,6 +36,26 @@ def test_every_optimizer_decays_weights_and_spares_biases_and_norms(name):
     assert held == len(list(model.parameters()))
 
 
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "rmsprop"])
+def test_a_first_step_that_overflows_in_float16_changes_nothing(name):
+    model = torch.nn.Linear(3, 2)
+    optimizer = make_optimizer(TrainConfig(optimizer=name, precision="float16"), model)
+    scaler = torch.amp.GradScaler("cpu")
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    for factor in (math.inf, 1.0):
+        optimizer.zero_grad()
+        scaler.scale(factor * model(torch.ones(4, 3)).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        changes = [(a - b).abs().max() for a, b in zip(before, model.parameters(), strict=True)]
+        if factor == math.inf:
+            assert max(changes) == 0
+            # What no step has written must not be what the next one starts with.
+            held = [v for state in optimizer.state.values() for v in state.values()]
+            assert all(v is None or not v.any() for v in held)
+    assert 0 < max(changes) < 2
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

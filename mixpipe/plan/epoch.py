@@ -230,8 +230,8 @@ def assemble(groups: Sequence[Ids], *, epoch: int, seed: int) -> tuple[Ids, Ids]
 
     groups: integer arrays [M_k, k], each row one composite, its first sample leading.
     Returns ids [T] and offsets [M + 1]. Composites of one size are in the order of their leaders'
-    hashes. As any stretch of the epoch has its part of every size, batches of as many constituents
-    have nearly as many composites: what is made ready for one shape of input, a convolution's
+    hashes. As any stretch of the epoch has its part of every size, batches of as many composites
+    have nearly as many constituents: what is made ready for one shape of input, a convolution's
     algorithm say, serves the whole epoch. (oneDNN takes 20 ms of a small ResNet for each new shape,
     and a random order of sizes gives 27 shapes an epoch.)
     """

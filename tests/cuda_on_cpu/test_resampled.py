@@ -6,9 +6,10 @@ from comparisons import same_bits
 from device import Device, unwritten
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from resample_inputs import resample_cases
+from resample_inputs import packed, resample_cases
 
 from mixpipe.kernels import compose_resampled, cuda, reference
+from mixpipe.kernels.compose import IMAGENET_MEAN, IMAGENET_STD, scale_and_bias
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 SECTOR = 32
@@ -77,6 +78,24 @@ def test_a_training_batch(dtype, channels_last):
     out = unwritten((16, 3, 224, 224), dtype, channels_last)
     want = compose_resampled(**arguments, dtype=dtype, channels_last=channels_last)
     same_bits(run(Device(), out, arguments), want)
+
+
+def test_rectangles_of_one_tensor():
+    arguments = photographs(2)
+    want = compose_resampled(**arguments)
+    together = packed(arguments["rectangles"], gap=7)
+    device, out = Device("checked"), unwritten((2, 3, 224, 224), torch.float32)
+    with device.watching(rectangles=[together.pixels], out=out):
+        names = ("windows", "sizes", "source", "regions", "origins", "flips", "blend", "index_map")
+        cuda.compose_resampled(
+            device.launcher,
+            out,
+            [together.pixels],
+            *(arguments.get(name) for name in names),
+            *scale_and_bias(IMAGENET_MEAN, IMAGENET_STD),
+            torch.from_numpy(together.places),
+        )
+    same_bits(out, want)
 
 
 @pytest.mark.parametrize("mirrored", [False, True])

@@ -1,8 +1,11 @@
 """Random valid inputs of compose_resampled."""
 
+import numpy as np
 import torch
 from hypothesis import strategies as st
 from kernel_cases import ComposeCase, compose_cases
+
+from mixpipe.kernels import Rectangles
 
 
 def pixels(height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -43,3 +46,17 @@ def resample_cases(draw: st.DrawFn) -> dict[str, object]:
         "windows": torch.tensor(rows, dtype=torch.float32).view(-1, 4),
         "sizes": sizes,
     }
+
+
+def packed(rectangles: list[torch.Tensor], gap: int) -> Rectangles:
+    """Copies of the rectangles in one tensor, rows ``gap`` bytes apart."""
+    places, begin = [], gap
+    for rectangle in rectangles:
+        h, w, _ = rectangle.shape
+        places.append((begin, h, w, 3 * w + gap))
+        begin += h * (3 * w + gap)
+    room = torch.zeros(begin + 5, dtype=torch.uint8)[5:]  # not at the beginning of its storage
+    packs = Rectangles(room, np.array(places, np.int64).reshape(-1, 4))
+    for place, rectangle in zip(packs, rectangles, strict=True):
+        place.copy_(rectangle)
+    return packs

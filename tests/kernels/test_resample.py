@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_cases import DTYPES, same
 from PIL import Image
-from resample_inputs import pixels, resample_cases, windows
+from resample_inputs import packed, pixels, resample_cases, windows
 
 from mixpipe.kernels import Rectangles, compose, compose_resampled, reference
 
@@ -201,14 +201,21 @@ def test_bad_input_is_named(change, error, message) -> None:
         compose_resampled(**(ONE | change))
 
 
-def test_opcheck() -> None:
+@pytest.mark.parametrize("together", [False, True])
+def test_opcheck(together: bool) -> None:
+    rectangles, places = ONE["rectangles"], None
+    if together:
+        one = packed(rectangles, 0)
+        rectangles, places = [one.pixels], torch.from_numpy(one.places)
     torch.library.opcheck(
         torch.ops.mixpipe.compose_resampled.default,
         (
             torch.empty(1, 3, 2, 4),
-            *(ONE[name] for name in ("rectangles", "windows", "sizes", "source", "regions")),
+            rectangles,
+            *(ONE[name] for name in ("windows", "sizes", "source", "regions")),
             *(None, None, None, None),
             *([1.0] * 3, [0.0] * 3),
+            places,
         ),
     )
 
@@ -220,20 +227,6 @@ def test_compiles_without_a_graph_break() -> None:
 
     rectangle = ONE["rectangles"][0]
     assert torch.equal(brightened(rectangle), compose_resampled(**ONE) * 2)
-
-
-def packed(rectangles: list[torch.Tensor], gap: int) -> Rectangles:
-    """Copies of the rectangles in one tensor, rows ``gap`` bytes apart."""
-    places, begin = [], gap
-    for rectangle in rectangles:
-        h, w, _ = rectangle.shape
-        places.append((begin, h, w, 3 * w + gap))
-        begin += h * (3 * w + gap)
-    room = torch.zeros(begin + 5, dtype=torch.uint8)[5:]  # not at the beginning of its storage
-    packs = Rectangles(room, np.array(places, np.int64).reshape(-1, 4))
-    for place, rectangle in zip(packs, rectangles, strict=True):
-        place.copy_(rectangle)
-    return packs
 
 
 @settings(max_examples=50, deadline=None)

@@ -15,8 +15,8 @@ class Rectangles(Sequence[Tensor]):
     """P rectangles uint8 [h, w, 3] that lie in one tensor, without a tensor for each.
 
     A sequence of tensors like any other, which are made when asked for; `compose_resampled` asks
-    for none. (Views of the 127 images of a batch took 0.9 ms to make and to look at, on a core of
-    an AMD EPYC, and composing them to 28 x 28 pixels 0.4.)
+    for none. (Views of the 127 images of a batch took about 0.9 ms to make and to look at, on a
+    busy core of an AMD EPYC, and composing them to 28 x 28 pixels 0.4.)
 
     Args:
         pixels: uint8 [n], contiguous.

@@ -28,6 +28,7 @@ from mixpipe.train import (
     profile,
     show,
 )
+from mixpipe.train.policies import LAYOUTS
 
 __all__ = ["app", "main"]
 
@@ -75,6 +76,10 @@ def train(
             help="resnet8, resnet14, resnet20, mobilenet_small, vit_small; or torchvision's."
         ),
     ] = "resnet8",
+    val_split: Annotated[
+        str | None,
+        typer.Option(help="Folder to evaluate on (default: test embedded, else val)."),
+    ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training set.")] = 16,
     batch_size: Annotated[int, typer.Option(help="Constituents (or composites) a step.")] = 128,
     size: Annotated[
@@ -86,6 +91,9 @@ def train(
     ] = None,
     weight_decay: Annotated[float, typer.Option(help="Not on biases and norms.")] = 5e-4,
     label_smoothing: Annotated[float, typer.Option(help="From 0 to below 1.")] = 0.0,
+    warmup: Annotated[
+        float, typer.Option(help="Part of the run in which the learning rate rises.")
+    ] = 0.1,
     policy: Annotated[
         str, typer.Option(help="mixtrain, plain, mixup, cutmix, infobatch or selective.")
     ] = "mixtrain",
@@ -96,15 +104,38 @@ def train(
         str, typer.Option(help="MixTrain: who is mixed: mean, quantile, random or hysteresis.")
     ] = "mean",
     threshold: Annotated[float | None, typer.Option(help="MixTrain: the rule's threshold.")] = None,
+    leave: Annotated[
+        float,
+        typer.Option(help="With hysteresis: plain again above so many times the plain mean loss."),
+    ] = 1.0,
     k: Annotated[int, typer.Option(help="MixTrain: constituents of a composite, 2 to 4.")] = 2,
     tiers: Annotated[
-        str, typer.Option(help="MixTrain: 'k:threshold,…' instead of --k and --threshold.")
+        str,
+        typer.Option(
+            help="MixTrain: 'k:threshold,…' for --k and --threshold; --speedup alone: 2:1,4:0.3."
+        ),
     ] = "",
-    layout: Annotated[str, typer.Option(help="MixTrain: default, cutmix or mixup.")] = "default",
-    adaptive: Annotated[bool, typer.Option(help="MixTrain: regions follow losses.")] = False,
-    drop: Annotated[
-        float, typer.Option(help="MixTrain: drop this share of the easiest 30 %.")
+    layout: Annotated[str, typer.Option(help=f"MixTrain: {', '.join(LAYOUTS)}.")] = "default",
+    window: Annotated[
+        Literal["cut", "fit"] | None,
+        typer.Option(help="MixTrain: regions show a cut or the whole crop (default: by layout)."),
+    ] = None,
+    spread: Annotated[
+        float, typer.Option(help="Of a split: how far it may lie from its place, 0 to 0.5.")
     ] = 0.0,
+    adaptive: Annotated[bool, typer.Option(help="MixTrain: regions follow losses.")] = False,
+    exponent: Annotated[
+        float, typer.Option(help="With --adaptive: shares are as the losses to this power.")
+    ] = 1.0,
+    min_share: Annotated[
+        float, typer.Option(help="With --adaptive: least part of the equal share, up to 1.")
+    ] = 0.5,
+    drop: Annotated[
+        float, typer.Option(help="MixTrain: drop this share of the easiest samples.")
+    ] = 0.0,
+    easiest: Annotated[
+        float, typer.Option(help="With --drop: share of the samples that are the easiest.")
+    ] = 0.3,
     warmup_epochs: Annotated[int, typer.Option(help="MixTrain: plain epochs first.")] = 1,
     final: Annotated[
         float | None, typer.Option(help="Share of the epochs that are plain, last.")
@@ -114,7 +145,8 @@ def train(
         typer.Option(help="MixTrain: share of the epochs over which mixing fades out."),
     ] = None,
     pairing: Annotated[
-        str, typer.Option(help="MixTrain: random, or similar: samples of like loss together.")
+        str,
+        typer.Option(help="MixTrain: random, similar (in loss), different-class or same-class."),
     ] = "random",
     weighting: Annotated[
         Literal["area", "each"], typer.Option(help="MixTrain: area, or each alike.")
@@ -148,6 +180,7 @@ def train(
     """Train a network on composites."""
     config = TrainConfig(
         data=data,
+        val_split=val_split,
         model=model,
         epochs=epochs,
         batch_size=batch_size,
@@ -156,6 +189,7 @@ def train(
         lr=lr,
         weight_decay=weight_decay,
         label_smoothing=label_smoothing,
+        warmup=warmup,
         seed=seed,
         device=device,
         decode_device=decode_device,
@@ -171,11 +205,17 @@ def train(
         speedup=speedup,
         rule=rule,
         threshold=threshold,
+        leave=leave,
         tiers=_parse_tiers(tiers),
         k=k,
         layout=layout,
+        window=window,
+        spread=spread,
         adaptive=adaptive,
+        exponent=exponent,
+        min_share=min_share,
         drop=drop,
+        easiest=easiest,
         warmup_epochs=warmup_epochs,
         final=final,
         taper=taper,
@@ -183,7 +223,7 @@ def train(
         weighting=weighting,
         batch_by=batch_by,
     )
-    made = make_policy(options, epochs)
+    made = make_policy(options, epochs, config.train_labels)
     progress = console.is_terminal
     if compare_plain:
         if resume is not None:
@@ -221,7 +261,7 @@ def show_command(
         int | None, typer.Option(help="Canvas in pixels (default: 28 embedded, else 224).")
     ] = None,
     k: Annotated[int, typer.Option(help="Constituents of a composite, 2 to 4.")] = 2,
-    layout: Annotated[str, typer.Option(help="default, cutmix or mixup.")] = "default",
+    layout: Annotated[str, typer.Option(help=f"One of {', '.join(LAYOUTS)}.")] = "default",
     seed: Annotated[int, typer.Option(help="Shows others.")] = 0,
     skip_unreadable: Skip = False,
     output: Annotated[Path, typer.Option(help="The PNG file to write.")] = Path("composites.png"),
@@ -273,26 +313,19 @@ def profile_command(
     trainer = Trainer(config, policy)
     result = profile(trainer, batches)
     trainer.close()
-    table = Table("part", "ms a batch", "images/s")
-    parts = {f"loader: {name}": seconds for name, seconds in result.parts.items()}
-    rows = {
-        **parts,
-        "loader alone": result.loader,
-        "step alone": result.step,
-        "together": result.together,
-        "of that waiting for data": result.wait,
-    }
-    for name, seconds in rows.items():
-        table.add_row(
-            name, f"{1000 * seconds:.2f}", f"{result.constituents / max(seconds, 1e-9):.0f}"
-        )
+    table = Table("part", "ms a batch", "share", "images/s")
+    for name, seconds, share in result.rows:
+        speed = result.constituents / max(seconds, 1e-9)
+        table.add_row(name, f"{1000 * seconds:.2f}", f"{share:.0%}", f"{speed:.0f}")
     console.print(table)
     console.print(
         f"{result.composites:.0f} composites of {result.constituents:.0f} images a batch; "
         f"bound by the {result.bound}: {result.advice}"
     )
     if json_file is not None:
-        write_report(json_file, [{**asdict(result), "bound": result.bound}], [])
+        shares = {name: share for name, _, share in result.rows}
+        row = {**asdict(result), "shares": shares, "bound": result.bound}
+        write_report(json_file, [row], [])
 
 
 @app.command()

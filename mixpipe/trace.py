@@ -18,12 +18,15 @@ _INJECTION = "NVTX_INJECTION64_PATH"
 class part:  # noqa: N801 - it is used as a function
     """Mark what runs inside as ``name``, one of the parts of docs/design.md's data flow.
 
-    ``torch.profiler`` and ``torch.autograd.profiler`` show it; NVTX ranges are emitted only while
-    an Nsight tool is attached. Costs 2 µs otherwise.
+    ``torch.profiler`` and ``torch.autograd.profiler`` show it if they were started, in Python,
+    before it begins. A profiler that attaches on demand (Kineto's daemon) does not: it is torch's
+    C++ that starts it, and the flag that is read here stays off. NVTX ranges are emitted only
+    where an Nsight tool launched the process. Costs 2 µs otherwise.
 
     Args:
         name: ``"plan"``, ``"decode"``, ``"compose"``, ``"forward"``, ``"loss"``, …
-        seconds: adds the wall time to ``seconds[name]``.
+        seconds: adds the host's wall time to ``seconds[name]``; work that it only issues to a GPU
+            is not waited for.
     """
 
     __slots__ = ("_attached", "_begin", "_name", "_record", "_seconds")

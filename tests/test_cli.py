@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import fields
 
 import pytest
 from rich.text import Text
@@ -75,6 +76,40 @@ def test_tiers_are_read_from_text(run, folder, tmp_path):
         run("train", folder, "--tiers", "two")
 
 
+def test_every_setting_is_an_option():
+    options = {parameter.name for parameter in get_command(cli.app).commands["train"].params}
+    settings = {field.name for kind in (TrainConfig, PolicyOptions) for field in fields(kind)}
+    assert settings - options == {"name"}  # --policy
+
+
+class ReachedError(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--val-split", "test"], "val_split='test'"),
+        (["--warmup", 0.2], "warmup=0.2"),
+        (["--layout", "strips", "--k", 4], "layout=Strips("),
+        (["--window", "fit"], "layout=Split(window='fit'"),
+        (["--spread", 0.2], "layout=Split(window='cut', spread=0.2)"),
+        (["--rule", "hysteresis", "--leave", 1.5], "leave=1.5"),
+        (["--adaptive", "--exponent", 2], "Adaptive(exponent=2.0"),
+        (["--adaptive", "--min-share", 0.2], "min_share=0.2"),
+        (["--drop", 0.4, "--easiest", 0.6], "Drop(rate=0.4, easiest=0.6)"),
+        (["--pairing", "different-class"], "pairing=ByClass(same=False)"),
+    ],
+)
+def test_options_reach_the_run(run, folder, monkeypatch, arguments, text):
+    def trainer(config, policy, **more):
+        raise ReachedError(f"{config} {policy}")
+
+    monkeypatch.setattr(cli, "Trainer", trainer)
+    with pytest.raises(ReachedError, match=re.escape(text)):
+        run("train", folder, *arguments)
+
+
 def test_show_draws(run, folder, tmp_path):
     path = tmp_path / "sheet.png"
     assert run("show", folder, "--size", 28, "--output", path).exit_code == 0
@@ -105,6 +140,7 @@ def test_an_error_is_a_sentence_and_no_traceback(monkeypatch, capsys, tmp_path):
     [
         (["--policy", "plain", "--k", "3"], "k: the policy 'plain' takes none of these settings"),
         (["--policy", "infobatch", "--adaptive"], "adaptive: the policy 'infobatch' takes only"),
+        (["--min-share", "0.2"], "min_share: got 0.2, expected it only with adaptive"),
         (["--tiers", "2:1.0", "--k", "3"], "tiers: given beside k or threshold"),
         (["--policy", "plain", "--compare"], "policy: expected one that mixes or prunes"),
         (["--batch-size", "3", "--k", "4"], "batch_size: got 3 constituents, expected at least 4"),

@@ -220,7 +220,7 @@ class MixTrain(Policy):
             del company
             ids, offsets = assemble(groups, epoch=epoch, seed=seed)
             del groups
-            if self.drop is not None and kept is not None:
+            if self.drop is not None:
                 scales = loss_factors(ids, kept, self.drop.rate)
             if self.adaptive is not None:
                 shares = _shares(self.adaptive, ids, offsets, snapshot.losses, usual)
@@ -256,15 +256,15 @@ class MixTrain(Policy):
 
     def _select(
         self, snapshot: Snapshot, epoch: int, seed: int
-    ) -> tuple[npt.NDArray[np.uint8], Mask | None, float]:
+    ) -> tuple[npt.NDArray[np.uint8], Mask, float]:
         """Who is mixed and who is dropped.
 
         Returns, for the N samples: how many share a composite with each (0: it is dropped); those
-        whose loss counts for the dropped too, None for nobody; and the mean loss.
+        whose loss counts for the dropped too, empty without ``drop``; and the mean loss.
         """
         ranking = loss_ranking(snapshot)
         company = np.ones(len(ranking.values), np.uint8)
-        kept, usual = None, ranking.mean
+        kept, usual = np.empty(0, np.bool_), ranking.mean
         if self.drop is not None:
             easy = round(self.drop.easiest * ranking.known)
             dropped, kept = thinned(ranking, easy, self.drop.rate, seed=seed, epoch=epoch)

@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from mixpipe.data import Store, embedded, open_store
@@ -142,6 +144,10 @@ class TrainConfig:
         crop = CenterCrop(resize=self.canvas) if self.small else None
         split = self.val_split or ("test" if self.data == EMBEDDED else "val")
         return self._loader(split, Plain(shuffle=False), crop, classes)
+
+    def train_labels(self) -> NDArray[np.int64]:
+        """The class of every training image, as an index into the class names."""
+        return self._store("train", None).index.labels
 
     def _loader(
         self,

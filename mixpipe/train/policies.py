@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from mixpipe.plan import (
     Adaptive,
     Blend,
+    ByClass,
     BySimilarLoss,
     CutMix,
     CutMixBox,
     Drop,
+    Grid,
     Hysteresis,
     InfoBatch,
     Layout,
     MeanRule,
     MixTrain,
     MixUp,
+    Pairing,
     Plain,
     Policy,
     QuantileRule,
     RandomRule,
     SelectiveBackprop,
+    Split,
+    Strips,
     Tier,
 )
 
@@ -30,15 +39,18 @@ __all__ = ["LAYOUTS", "POLICIES", "PolicyOptions", "make_layout", "make_policy"]
 
 POLICIES = ("mixtrain", "plain", "mixup", "cutmix", "infobatch", "selective")
 RULES = ("mean", "quantile", "random", "hysteresis")
-LAYOUTS = ("default", "cutmix", "mixup")
-PAIRINGS = ("random", "similar")
+LAYOUTS = ("default", "split", "strips", "grid", "cutmix", "mixup")
+PAIRINGS = ("random", "similar", "different-class", "same-class")
+Labels: TypeAlias = Callable[[], npt.NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
 class PolicyOptions:
     """What the command line says about a policy.
 
-    MixTrain takes all of it, the pruning policies ``speedup``, and the others at most ``final``.
+    The pruning policies take ``speedup``, others at most ``final``, and MixTrain all of it.
+    The tiers are its own where nothing is said of rule, threshold, tiers, k, layout, window and
+    spread.
 
     Attributes:
         name: one of ``POLICIES``.
@@ -47,12 +59,20 @@ class PolicyOptions:
         rule: which samples may be mixed, one of ``RULES``.
         threshold: the rule's: a factor of the mean loss, a quantile, or a fraction; None: its
             default.
+        leave: with the rule ``"hysteresis"``: a mixed sample goes plain when its loss rises above
+            so many times the plain mean.
         tiers: pairs of (number of constituents, threshold) instead of ``k`` and ``threshold``.
         k: constituents of a composite, 2 to 4.
-        layout: ``"default"`` (split, strips or grid, by k), ``"cutmix"`` or ``"mixup"``.
+        layout: one of ``LAYOUTS``; ``"default"``: split, strips or grid, by k.
+        window: what a region shows of its sample, ``"cut"`` or ``"fit"``; None: the layout's own.
+        spread: of a split: it lies up to this share of the canvas, at random, from where the
+            constituents' shares put it.
         adaptive: let regions follow the losses.
-        drop: share of the easiest 30 % of the samples to drop, 0: nobody; of the easy samples with
+        exponent: with ``adaptive``: shares are in proportion to loss ** exponent.
+        min_share: with ``adaptive``: the least share, as a part of the equal one.
+        drop: share of the ``easiest`` samples to drop, 0: nobody; of the easy samples with
             ``"infobatch"``, 0: its own.
+        easiest: with ``drop``: the share of the samples that may be dropped.
         warmup_epochs: epochs without mixing at the beginning.
         final: share of the epochs without mixing or pruning at the end; None: the policy's own.
         taper: share of the epochs before these over which mixing fades out; None: likewise.
@@ -65,11 +85,17 @@ class PolicyOptions:
     speedup: float | None = None
     rule: str = "mean"
     threshold: float | None = None
+    leave: float = 1.0
     tiers: tuple[tuple[int, float], ...] = ()
     k: int = 2
     layout: str = "default"
+    window: Literal["cut", "fit"] | None = None
+    spread: float = 0.0
     adaptive: bool = False
+    exponent: float = 1.0
+    min_share: float = 0.5
     drop: float = 0.0
+    easiest: float = 0.3
     warmup_epochs: int = 1
     final: float | None = None
     taper: float | None = None
@@ -78,8 +104,14 @@ class PolicyOptions:
     batch_by: Literal["composites", "constituents"] = "constituents"
 
 
-def make_policy(options: PolicyOptions, epochs: int) -> Policy:
+def make_policy(options: PolicyOptions, epochs: int, labels: Labels | None = None) -> Policy:
     """The policy that ``options`` describe, for a run of ``epochs``.
+
+    Args:
+        options: the policy.
+        epochs: of the run.
+        labels: gives the class of every training image (`TrainConfig.train_labels`); asked only
+            for a pairing by class.
 
     Raises:
         ValueError: no such policy, rule or layout, or settings that cannot work.
@@ -107,7 +139,7 @@ def make_policy(options: PolicyOptions, epochs: int) -> Policy:
             epochs=epochs,
             final=options.final or 0.0,
         )
-    return _mixtrain(options, epochs)
+    return _mixtrain(options, epochs, labels)
 
 
 _USED = {
@@ -136,37 +168,57 @@ def _refuse_unused(options: PolicyOptions) -> None:
             f"{', '.join(unused)}: the policy {options.name!r} takes "
             f"{'only ' + ', '.join(used) if used else 'none of these settings'}"
         )
+    sizes = [k for k, _ in options.tiers] or [options.k]
+    splits = options.layout == "split" or (options.layout == "default" and 2 in sizes)
+    for name, looked_at, expected in (
+        ("leave", options.rule == "hysteresis", "rule 'hysteresis'"),
+        ("window", options.layout != "mixup", "another layout than 'mixup', which has no regions"),
+        ("spread", splits, "layout 'split', or 'default' with k or a tier of 2"),
+        ("exponent", options.adaptive, "adaptive"),
+        ("min_share", options.adaptive, "adaptive"),
+        ("easiest", options.drop, "drop"),
+    ):
+        if name in given and not looked_at:
+            value = getattr(options, name)
+            raise ValueError(f"{name}: got {value!r}, expected it only with {expected}")
 
 
-def _mixtrain(options: PolicyOptions, epochs: int) -> MixTrain:
+def _mixtrain(options: PolicyOptions, epochs: int, labels: Labels | None) -> MixTrain:
     _check_choice("rule", options.rule, RULES)
-    _check_choice("pairing", options.pairing, PAIRINGS)
     tiers = options.tiers or ((options.k, options.threshold),)
-    chosen = ("rule", "threshold", "tiers", "k", "layout")
+    chosen = ("rule", "threshold", "tiers", "k", "layout", "window", "spread")
     default = all(getattr(options, name) == getattr(PolicyOptions, name) for name in chosen)
     return MixTrain(
         speedup=options.speedup,
-        tiers=None
-        if default
-        else [
-            Tier(k, _rule(options.rule, threshold), make_layout(options.layout))
-            for k, threshold in tiers
-        ],
-        adaptive=Adaptive() if options.adaptive else None,
-        drop=Drop(rate=options.drop) if options.drop else None,
+        tiers=None if default else [_tier(options, k, threshold) for k, threshold in tiers],
+        adaptive=Adaptive(options.exponent, options.min_share) if options.adaptive else None,
+        drop=Drop(options.drop, options.easiest) if options.drop else None,
         warmup=options.warmup_epochs,
         epochs=epochs,
         final=options.final,
         taper=options.taper,
-        pairing=BySimilarLoss() if options.pairing == "similar" else None,
+        pairing=_pairing(options.pairing, labels),
         weighting=options.weighting,
         batch_by=options.batch_by,
     )
 
 
-def _rule(name: str, value: float | None) -> MeanRule | QuantileRule | RandomRule | Hysteresis:
+def _tier(options: PolicyOptions, k: int, threshold: float | None) -> Tier:
+    rule = _rule(options.rule, threshold, options.leave)
+    tier = Tier(k, rule, make_layout(options.layout))
+    settings: dict[str, Any] = {}
+    if options.window is not None:
+        settings["window"] = options.window
+    if options.spread and isinstance(tier.placed_by, Split):
+        settings["spread"] = options.spread
+    return replace(tier, layout=type(tier.placed_by)(**settings)) if settings else tier
+
+
+def _rule(
+    name: str, value: float | None, leave: float
+) -> MeanRule | QuantileRule | RandomRule | Hysteresis:
     if name == "hysteresis":
-        return Hysteresis(MeanRule() if value is None else MeanRule(value))
+        return Hysteresis(MeanRule() if value is None else MeanRule(value), leave)
     kinds: dict[str, type[MeanRule | QuantileRule | RandomRule]] = {
         "mean": MeanRule,
         "quantile": QuantileRule,
@@ -175,10 +227,28 @@ def _rule(name: str, value: float | None) -> MeanRule | QuantileRule | RandomRul
     return kinds[name]() if value is None else kinds[name](value)
 
 
+def _pairing(name: str, labels: Labels | None) -> Pairing | None:
+    _check_choice("pairing", name, PAIRINGS)
+    if name == "random":
+        return None
+    if name == "similar":
+        return BySimilarLoss()
+    if labels is None:
+        raise ValueError(f"labels: got None, expected every image's class for pairing={name!r}")
+    return ByClass(labels(), same=name == "same-class")
+
+
 def make_layout(name: str) -> Layout | None:
     """The layout ``name`` (one of ``LAYOUTS``); None: the default one of each k."""
     _check_choice("layout", name, LAYOUTS)
-    return {"default": None, "cutmix": CutMixBox(), "mixup": Blend()}[name]
+    kinds: dict[str, type[Layout]] = {
+        "split": Split,
+        "strips": Strips,
+        "grid": Grid,
+        "cutmix": CutMixBox,
+        "mixup": Blend,
+    }
+    return None if name == "default" else kinds[name]()
 
 
 def _check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:

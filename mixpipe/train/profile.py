@@ -24,6 +24,9 @@ class Profile:
         parts: seconds a batch of the loader alone: ``plan``, ``decode`` and ``compose``.
         loader: seconds a batch when nothing but the loader runs.
         step: seconds a batch when batches are at hand and only the step runs.
+        step_parts: of these, the host's in each part: ``forward``, ``loss`` (which also writes the
+            loss table), ``backward`` and ``optimizer``. On a GPU that is issuing the work, which
+            the device does later.
         together: seconds a batch of training.
         wait: of these, the seconds in which the step waited for its batch.
     """
@@ -34,6 +37,7 @@ class Profile:
     parts: dict[str, float]
     loader: float
     step: float
+    step_parts: dict[str, float]
     together: float
     wait: float
 
@@ -43,6 +47,24 @@ class Profile:
         if self.wait < 0.1 * self.together:
             return "model"
         return max(self.parts, key=lambda name: self.parts[name])
+
+    @property
+    def rows(self) -> list[tuple[str, float, float]]:
+        """The report, line by line: what, seconds a batch, and their share of the whole.
+
+        The whole is the loader alone, the step alone, or both together. The rest of a step is
+        counting the right answers and, on a GPU, waiting for the device.
+        """
+        rows = [
+            *((f"loader: {name}", seconds, self.loader) for name, seconds in self.parts.items()),
+            ("loader alone", self.loader, self.loader),
+            *((f"step: {name}", seconds, self.step) for name, seconds in self.step_parts.items()),
+            ("step: the rest", self.step - sum(self.step_parts.values()), self.step),
+            ("step alone", self.step, self.step),
+            ("together", self.together, self.together),
+            ("of that waiting for data", self.wait, self.together),
+        ]
+        return [(name, seconds, seconds / whole) for name, seconds, whole in rows]
 
     @property
     def advice(self) -> str:
@@ -79,9 +101,10 @@ def profile(trainer: Trainer, batches: int = 50) -> Profile:
     composites = sum(len(batch) for batch in ids) / count
     constituents = sum(int((batch >= 0).sum()) for batch in ids) / count
 
+    issued: dict[str, float] = {}
     begin = _now()
     for images, target in itertools.islice(itertools.cycle(kept), count):
-        trainer.step(images, target)
+        trainer.step(images, target, issued)
     step = (_now() - begin) / count
 
     busy = 0.0
@@ -98,6 +121,7 @@ def profile(trainer: Trainer, batches: int = 50) -> Profile:
         parts=parts,
         loader=alone,
         step=step,
+        step_parts={name: seconds / count for name, seconds in issued.items()},
         together=together,
         wait=together - busy / count,
     )

@@ -1,12 +1,28 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
+from mixpipe.plan import (
+    Adaptive,
+    ByClass,
+    BySimilarLoss,
+    CutMixBox,
+    Drop,
+    Grid,
+    Hysteresis,
+    MeanRule,
+    MixTrain,
+    Split,
+    Strips,
+    Tier,
+)
 from mixpipe.train import PolicyOptions, TrainConfig, make_policy
 from mixpipe.train.config import learning_rate, make_optimizer, peak_rate
 from mixpipe.train.models import build_model
+from mixpipe.train.policies import LAYOUTS
 
 
 def test_the_rate_rises_then_falls_to_zero():
@@ -92,6 +108,14 @@ def test_a_folder_without_splits_is_named(tmp_path):
         ({"name": "magic"}, "policy: expected one of mixtrain, plain"),
         ({"rule": "best"}, "rule: expected one of mean"),
         ({"layout": "spiral"}, "layout: expected one of default"),
+        ({"layout": "grid"}, r"layout: Grid.* cannot place 2 constituents, only 3 or 4"),
+        ({"window": "shrink"}, "window: got 'shrink', expected 'cut' or 'fit'"),
+        ({"spread": 0.7}, "spread: got 0.7, expected a share from 0 to 0.5"),
+        ({"rule": "hysteresis", "leave": 0.0}, "leave: got 0.0, expected a factor"),
+        ({"adaptive": True, "min_share": 0.0}, "min_share: got 0.0, expected a part"),
+        ({"drop": 0.5, "easiest": 1.5}, "easiest: got 1.5, expected a share"),
+        ({"pairing": "friends"}, "pairing: expected one of random, similar, different-class"),
+        ({"pairing": "same-class"}, "labels: got None, expected .* for pairing='same-class'"),
         ({"k": 5}, "k: got 5, expected 2 to 4"),
         ({"speedup": 3.0}, "largest attainable"),
     ],
@@ -107,10 +131,92 @@ def test_every_policy_can_be_made(name):
 
 
 @pytest.mark.parametrize("rule", ["mean", "quantile", "random", "hysteresis"])
-@pytest.mark.parametrize("layout", ["default", "cutmix", "mixup"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_rule_and_layout_can_be_made(rule, layout):
-    options = PolicyOptions(rule=rule, layout=layout, threshold=0.5, final=0.1)
+    k = 3 if layout == "grid" else 2
+    options = PolicyOptions(rule=rule, layout=layout, k=k, threshold=0.5, final=0.1)
     assert make_policy(options, epochs=8)
+
+
+TWO_AND_FOUR = ((2, 1.0), (4, 0.3))
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "expected"),
+    [
+        ({"layout": "split"}, "tiers", (Tier(2, layout=Split()),)),
+        ({"layout": "strips", "k": 4}, "tiers", (Tier(4, layout=Strips()),)),
+        ({"layout": "grid", "k": 3}, "tiers", (Tier(3, layout=Grid()),)),
+        ({"window": "fit"}, "tiers", (Tier(2, layout=Split("fit")),)),
+        ({"window": "fit", "layout": "cutmix"}, "tiers", (Tier(2, layout=CutMixBox(None, "fit")),)),
+        (
+            {"window": "cut", "tiers": TWO_AND_FOUR},
+            "tiers",
+            (Tier(2, layout=Split("cut")), Tier(4, MeanRule(0.3), Grid("cut"))),
+        ),
+        (
+            {"spread": 0.2, "tiers": TWO_AND_FOUR},
+            "tiers",
+            (Tier(2, layout=Split(spread=0.2)), Tier(4, MeanRule(0.3))),
+        ),
+        (
+            {"spread": 0.2, "window": "fit", "layout": "split"},
+            "tiers",
+            (Tier(2, layout=Split("fit", 0.2)),),
+        ),
+        ({"rule": "hysteresis"}, "tiers", (Tier(2, Hysteresis()),)),
+        ({"rule": "hysteresis", "leave": 1.5}, "tiers", (Tier(2, Hysteresis(leave=1.5)),)),
+        ({"adaptive": True}, "adaptive", Adaptive()),
+        ({"adaptive": True, "exponent": 2.0}, "adaptive", Adaptive(exponent=2.0)),
+        ({"adaptive": True, "min_share": 0.2}, "adaptive", Adaptive(min_share=0.2)),
+        ({"drop": 0.4}, "drop", Drop(0.4)),
+        ({"drop": 0.4, "easiest": 0.6}, "drop", Drop(0.4, easiest=0.6)),
+        ({"pairing": "similar"}, "pairing", BySimilarLoss()),
+        ({"pairing": "same-class"}, "pairing", ByClass(np.arange(3), same=True)),
+        ({"pairing": "different-class"}, "pairing", ByClass(np.arange(3), same=False)),
+    ],
+)
+def test_settings_reach_the_policy(options, name, expected):
+    policy = make_policy(PolicyOptions(**options), 8, lambda: np.arange(3))
+    assert getattr(policy, name) == expected
+
+
+def test_without_settings_the_policy_has_its_own():
+    expected = MixTrain(speedup=1.6, epochs=8)
+    assert repr(make_policy(PolicyOptions(speedup=1.6), 8)) == repr(expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"leave": 2.0}, "leave: got 2.0, expected it only with rule 'hysteresis'"),
+        ({"window": "fit", "layout": "mixup"}, "window: got 'fit', .* another layout than 'mixup'"),
+        ({"spread": 0.2, "layout": "strips"}, "spread: got 0.2, expected it only with layout"),
+        ({"spread": 0.2, "layout": "cutmix"}, "spread: got 0.2, expected it only with layout"),
+        ({"spread": 0.2, "k": 3}, "spread: got 0.2, .* or 'default' with k or a tier of 2"),
+        ({"spread": 0.2, "tiers": ((4, 1.0),)}, "spread: got 0.2, .* k or a tier of 2"),
+        ({"exponent": 2.0}, "exponent: got 2.0, expected it only with adaptive"),
+        ({"min_share": 0.2}, "min_share: got 0.2, expected it only with adaptive"),
+        ({"easiest": 0.5}, "easiest: got 0.5, expected it only with drop"),
+        (
+            {"name": "infobatch", "drop": 0.5, "easiest": 0.5},
+            "easiest: the policy 'infobatch' takes only speedup, final, drop",
+        ),
+    ],
+)
+def test_settings_that_nobody_looks_at_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_policy(PolicyOptions(**options), epochs=8)
+
+
+@pytest.mark.parametrize("pairing", ["same-class", "different-class"])
+def test_pairings_by_class_have_the_data_s_labels(folder, pairing):
+    config = TrainConfig(data=str(folder), size=28, batch_size=16, threads=1)
+    options = PolicyOptions(rule="random", threshold=1.0, warmup_epochs=0, pairing=pairing)
+    loader = config.train_loader(make_policy(options, 1, config.train_labels))
+    pairs = loader.store.index.labels[loader.plan.ids].reshape(-1, 2)
+    assert len(pairs) == 48
+    assert ((pairs[:, 0] == pairs[:, 1]) == (pairing == "same-class")).all()
 
 
 def test_unknown_models_are_named():

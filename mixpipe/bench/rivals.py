@@ -363,9 +363,6 @@ def _mixpipe(
         device=settings.device,
         threads=settings.threads,
     )
-    # All samples have been seen, else they would go plain.
-    everyone = torch.arange(len(loader.table), device=loader.device)
-    loader.table.update(everyone, torch.ones_like(everyone, dtype=torch.float32), 0)
 
     def labelled() -> Iterator[tuple[Tensor, Tensor]]:
         for images, target in loader:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,8 @@ PACKAGES = (
     "nvidia-dali-cuda130",
     "cupy-cuda12x",
     "cupy-cuda13x",
+    "spdl",
+    "ffcv",
 )
 
 
@@ -110,10 +113,10 @@ def open_beside(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 
 def _command() -> str:
-    """This process's command line; of paths from the root only the name."""
+    """This process's command line, for a shell; of paths from the root only the name."""
     name = Path(sys.argv[0]).name
     words = ["mixpipe" if name == "__main__.py" else name, *sys.argv[1:]]
-    return " ".join(Path(word).name if Path(word).is_absolute() else word for word in words)
+    return shlex.join(Path(word).name if Path(word).is_absolute() else word for word in words)
 
 
 def _versions() -> dict[str, str]:

@@ -1,4 +1,5 @@
 import json
+import shlex
 
 import pytest
 
@@ -36,6 +37,19 @@ def test_a_command_is_noted_without_the_places_of_its_machine(monkeypatch):
     words = ["/somewhere/mixpipe/__main__.py", "bench", "plan", "--json", "/home/me/plan.json"]
     monkeypatch.setattr("sys.argv", words)
     assert environment()["command"] == "mixpipe bench plan --json plan.json"
+
+
+def test_a_command_is_noted_so_that_a_shell_takes_it(monkeypatch):
+    words = ["mixpipe", "bench", "method", "--only", "MixTrain 1.8", "--only", "plain"]
+    monkeypatch.setattr("sys.argv", words)
+    command = environment()["command"]
+    assert command == "mixpipe bench method --only 'MixTrain 1.8' --only plain"
+    assert shlex.split(command) == words
+
+
+def test_versions_are_noted_of_what_is_compared_with(monkeypatch):
+    monkeypatch.setattr("mixpipe.report.metadata.version", lambda package: "1.0")
+    assert {"torch", "timm", "kornia", "spdl", "ffcv"} <= environment()["versions"].keys()
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside(tmp_path):

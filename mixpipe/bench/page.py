@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from mixpipe.bench import method
+from mixpipe.bench import method, rounds
 from mixpipe.report import open_beside
+from mixpipe.train.config import TrainConfig, peak_rate
 
 __all__ = ["write_page"]
 
@@ -216,8 +220,15 @@ def _method_tables(rows: Sequence[Row]) -> list[str]:
         deviation = row["deviation"]
         return f"{row['accuracy']:.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")
 
+    def decoded(row: Row) -> str:
+        # Runs of before do not know it.
+        images = row.get("decoded")
+        return "" if images is None else f"{images:,.0f} ({images / row['seconds']:.0f}/s)"
+
+    settings = dict(zip((row["name"] for row in rows), _settings(rows), strict=True))
     columns: list[Column] = [
         ("way", _plain("name")),
+        *((("settings", lambda row: settings[row["name"]]),) if any(settings.values()) else ()),
         ("seeds", _plain("seeds")),
         ("accuracy %", accuracy),
         ("network inputs", _plain("network_inputs")),
@@ -226,92 +237,161 @@ def _method_tables(rows: Sequence[Row]) -> list[str]:
         ("seconds", lambda row: f"{row['seconds']:.0f}"),
         ("CPU seconds", lambda row: f"{row['cpu_seconds']:.0f}"),
         ("images/s", lambda row: f"{row['images_per_second']:.0f}"),
+        ("images decoded", decoded),
         ("trained on", lambda row: "; ".join(row.get("trained_on", ()))),
     ]
     return [_table(columns, rows)]
 
 
-_COLOURS = 10  # after which matplotlib begins anew
+# Of a run's settings those that say where and how it was run, not what was trained.
+_ASIDE = {
+    "data",
+    "val_split",
+    "seed",
+    "device",
+    "decode_device",
+    "threads",
+    "skip_unreadable",
+    "cache",
+    "eval_every",
+}
+
+
+def _settings(rows: Sequence[Row]) -> list[str]:
+    """Of each row the settings that not all rows share, where they are not plain training's."""
+    configs = [_config(row) for row in rows]
+    plain = next((c for row, c in zip(rows, configs, strict=True) if row["name"] == "plain"), {})
+    names = [
+        field.name
+        for field in fields(TrainConfig)
+        if field.name not in _ASIDE and len({repr(c.get(field.name)) for c in configs if c}) > 1
+    ]
+    return [
+        ", ".join(f"{name} {c[name]}" for name in names if c and c[name] != plain.get(name))
+        for c in configs
+    ]
+
+
+def _config(row: Row) -> dict[str, Any]:
+    """The settings of a row's runs, all with the same; those that came later at their defaults."""
+    if not row.get("runs"):
+        return {}
+    known = {field.name for field in fields(TrainConfig)}
+    noted = row["runs"][0]["config"]
+    config = TrainConfig(**{name: noted[name] for name in known & noted.keys()})
+    # What was left to the optimiser's default and what named it are the same.
+    return {**config.as_dict(), "lr": peak_rate(config)}
+
+
+# A dozen that can be told apart.
+_COLOURS = (*(f"C{number}" for number in range(10)), "black", "navy")
 
 
 def _draw_plan(path: Path, rows: Sequence[Row], title: str) -> None:
     """CPU nanoseconds a sample against samples, a line a policy."""
-
-    def draw(axes: Any) -> None:
-        plans = [row for row in rows if "policy" in row]
-        for number, policy in enumerate(dict.fromkeys(row["policy"] for row in plans)):
+    plans = [row for row in rows if "policy" in row]
+    policies = dict.fromkeys(row["policy"] for row in plans)
+    with _canvas(path, (9, 5)) as figure:
+        axes = figure.subplots()
+        for policy, colour, marker in zip(
+            policies, itertools.cycle(_COLOURS), itertools.cycle("osD^v"), strict=False
+        ):
             line = [row for row in plans if row["policy"] == policy]
             axes.plot(
                 [row["samples"] for row in line],
                 [1e9 * row["cpu_seconds"] / row["samples"] for row in line],
-                "o-" if number < _COLOURS else "s--",
+                f"{marker}-",
+                color=colour,
                 label=policy,
             )
         axes.set_xscale("log")
         axes.set(xlabel="samples", ylabel="CPU nanoseconds a sample")
         axes.set_ylim(bottom=0)
-        axes.legend(fontsize=7)
-
-    _draw(path, draw)
+        axes.grid(alpha=0.3)
+        figure.legend(loc="outside right upper", fontsize=9, frameon=False)
 
 
 def _draw_kernels(path: Path, rows: Sequence[Row], title: str) -> None:
-    """How many times mixpipe's time each way takes, a group of bars a case."""
-
-    def draw(axes: Any) -> None:
-        rivals = [row for row in rows if row["way"] not in ("mixpipe", "reference")]
-        cases = list(dict.fromkeys(row["case"] for row in rivals))
-        places, labels = [], []
-        place = 0.0
-        colours = {"torch eager": "tab:blue", "torch.compile": "tab:purple"}
-        for case in cases:
-            for row in (row for row in rivals if row["case"] == case):
+    """How many times mixpipe's time each way takes, a panel a case."""
+    rivals = [row for row in rows if row["way"] not in ("mixpipe", "reference")]
+    cases = [
+        [row for row in rivals if row["case"] == case]
+        for case in dict.fromkeys(row["case"] for row in rivals)
+    ]
+    lines = [len(case) + 1 for case in cases]  # one for the panel's title
+    colours = {"torch eager": "tab:blue", "torch.compile": "tab:purple"}
+    with _canvas(path, (9, 1 + 0.23 * sum(lines))) as figure:
+        panels = figure.subplots(
+            len(cases),
+            sharex=True,
+            squeeze=False,
+            height_ratios=lines,
+            subplot_kw={"xscale": "log"},
+        )
+        for axes, case in zip(panels.flat, cases, strict=True):
+            for place, row in enumerate(case):
                 colour = colours.get(row["way"].split(",")[0], "tab:green")
-                ratio = row["ratio"]
-                reach = [
-                    [ratio["median"] - ratio["least"]],
-                    [ratio["most"] - ratio["median"]],
-                ]
-                axes.barh(place, ratio["median"], xerr=reach, color=colour, height=0.8)
-                places.append(place)
-                labels.append(f"{case}: {row['way']}")
-                place += 1.0
-            place += 0.7
-        axes.set_yticks(places, labels, fontsize=5)
-        axes.set_ylim(place, -1.0)  # the first on top, no margins
-        axes.axvline(1.0, color="black", linewidth=0.8)
-        axes.set_xscale("log")
-        axes.set_xlabel("time over mixpipe's: median, least and most")
-
-    _draw(path, draw, (10, 2 + 0.13 * len(rows)))
+                median, most = row["ratio"]["median"], row["ratio"]["most"]
+                # From 1: a log scale has no zero to begin at.
+                axes.barh(place, median - 1, left=1, xerr=_reach(row["ratio"]), color=colour)
+                axes.annotate(
+                    f"{median:.3g}",
+                    (max(most, 1), place),
+                    (5, 0),
+                    textcoords="offset points",
+                    va="center_baseline",
+                    fontsize=9,
+                )
+            axes.set_yticks(range(len(case)), [row["way"] for row in case], fontsize=9)
+            axes.set_ylim(len(case) - 0.5, -0.5)  # the first on top
+            axes.set_title(case[0]["case"], fontsize=9, fontweight="bold", loc="left")
+            axes.axvline(1, color="black", linewidth=0.8)
+            axes.margins(x=0.12)
+            axes.grid(alpha=0.3, axis="x")
+            axes.set_axisbelow(True)
+        panels.flat[-1].xaxis.set_major_formatter("{x:g}")
+        panels.flat[-1].set_xlabel("time over mixpipe's: median, least and most")
 
 
 def _draw_loader(path: Path, rows: Sequence[Row], title: str) -> None:
-    """CPU milliseconds an output."""
+    """CPU milliseconds an output and outputs a second, with what the rounds spread over."""
+    measured = [row for row in rows if "cpu_ms_per_output" in row]
+    names = [f"{row['kind']}: {row['name']}" for row in measured]
+    with _canvas(path, (9, 1 + 0.25 * len(measured))) as figure:
+        both = figure.subplots(ncols=2, sharey=True)
+        for axes, key, label in zip(
+            both,
+            ("cpu_ms_per_output", "outputs_per_s"),
+            ("CPU milliseconds an output", "outputs/s"),
+            strict=True,
+        ):
+            for place, row in enumerate(measured):
+                colour = "tab:orange" if row["name"].startswith("mixpipe") else "tab:blue"
+                spread = rounds.spread([each[key] for each in row["rounds"]])
+                axes.barh(place, spread["median"], xerr=_reach(spread), color=colour)
+            axes.set_xlabel(label)
+            axes.grid(alpha=0.3, axis="x")
+            axes.set_axisbelow(True)
+        both[0].set_yticks(range(len(measured)), names, fontsize=9)
+        both[0].set_ylim(len(measured) - 0.4, -0.6)  # the first on top
+        figure.supxlabel("median, least and most of the rounds", fontsize=9)
 
-    def draw(axes: Any) -> None:
-        measured = [row for row in rows if "cpu_ms_per_output" in row]
-        for place, row in enumerate(measured):
-            colour = "tab:orange" if row["name"].startswith("mixpipe") else "tab:blue"
-            axes.barh(place, row["cpu_ms_per_output"], color=colour)
-        axes.set_yticks(
-            range(len(measured)), [f"{row['kind']}: {row['name']}" for row in measured], fontsize=7
-        )
-        axes.invert_yaxis()
-        axes.set_xlabel("CPU milliseconds an output")
 
-    _draw(path, draw)
+def _reach(spread: Row) -> list[list[float]]:
+    """How far a bar's whiskers go, down and up."""
+    median = spread["median"]
+    return [[median - spread["least"]], [spread["most"] - median]]
 
 
-def _draw(path: Path, draw: Callable[[Any], None], size: tuple[float, float] = (9, 5)) -> None:
+@contextmanager
+def _canvas(path: Path, size: tuple[float, float]) -> Iterator[Any]:
+    """A figure to draw in; it is written to ``path`` when the block ends well."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    draw(axes)
-    axes.grid(alpha=0.3)
+    yield figure
     with open_beside(path) as file:
         figure.savefig(file, format="png", dpi=120)
 

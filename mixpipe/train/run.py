@@ -87,8 +87,9 @@ class RunSummary:
     step waited for its batch, ``start_seconds`` of them for the first of an epoch, for which the
     plan is made (and, in the first epoch, a cache filled). ``loader_seconds`` is what the loader
     did for plan, decode and compose, most of it beside the step. ``images_per_second`` are
-    constituents, ``inputs_per_second`` network inputs. ``cpu_seconds`` is the same work in time of
-    all of the process's threads.
+    constituents, ``inputs_per_second`` network inputs. ``decoded`` images were decoded for the
+    training; with a cache each of them once. ``cpu_seconds`` is the same work in time of all of the
+    process's threads.
     """
 
     name: str
@@ -97,6 +98,7 @@ class RunSummary:
     class_accuracy: dict[str, float]
     network_inputs: int
     plain_inputs: int
+    decoded: int
     steps: int
     seconds: float
     cpu_seconds: float
@@ -153,7 +155,7 @@ class Trainer:
         self.optimizer = make_optimizer(config, model)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
         self.metrics: list[EpochMetrics] = []
-        self._drawn = False
+        self._drawn = (False, 0)  # whether the sheet has composites, and of how many sizes
 
     def fit(self, on_epoch: Callable[[EpochMetrics], None] | None = None) -> RunSummary:
         """Train to the end, from the start or from where :meth:`resume` left it.
@@ -210,6 +212,7 @@ class Trainer:
             class_accuracy=evaluation.by_class,
             network_inputs=inputs,
             plain_inputs=len(self.metrics) * len(self.loader.store.index),
+            decoded=sum(m.decoded for m in self.metrics),
             steps=sum(m.steps for m in self.metrics),
             seconds=seconds,
             cpu_seconds=sum(m.cpu_seconds for m in self.metrics),
@@ -358,20 +361,25 @@ class Trainer:
             eval_seconds=time.perf_counter() - begin,
         )
 
-    def step(self, images: Tensor, target: CompositeTarget) -> Tensor:
-        """One optimiser step; the batch's loss, correct constituents and constituents."""
-        with part("forward"), self._autocast():
+    def step(
+        self, images: Tensor, target: CompositeTarget, seconds: dict[str, float] | None = None
+    ) -> Tensor:
+        """One optimiser step; the batch's loss, correct constituents and constituents.
+
+        seconds: adds the host's wall time in each part. (A GPU does the work later.)
+        """
+        with part("forward", seconds), self._autocast():
             logits = (
                 self.model(images, target.regions, target.index_map)
                 if self.config.separate
                 else self.model(images)
             )
-        with part("loss"):
+        with part("loss", seconds):
             loss = self.loss(logits, target)
-        with part("backward"):
+        with part("backward", seconds):
             self.optimizer.zero_grad(set_to_none=True)
             self.scaler.scale(loss).backward()
-        with part("optimizer"):
+        with part("optimizer", seconds):
             self.scaler.step(self.optimizer)
             self.scaler.update()
         present = target.ids >= 0
@@ -406,11 +414,14 @@ class Trainer:
         return torch.autocast(device, dtype, enabled=dtype != torch.float32)
 
     def _draw(self, images: Tensor, target: CompositeTarget) -> None:
-        """The contact sheet, from the first batch that mixes (or the first of all)."""
-        mixes = target.ids.shape[1] > 1
-        if self.output is None or self._drawn or not (mixes or self.loader.epoch == 0):
+        """The contact sheet; anew when an epoch mixes, or in more numbers, than those before."""
+        if self.output is None:
             return
-        self._drawn = mixes
+        sizes = set((target.ids >= 0).sum(1).tolist())
+        variety = (max(sizes) > 1, len(sizes))
+        if variety <= self._drawn:
+            return
+        self._drawn = variety
         draw_sheet(
             self.output / "composites.png",
             images,

@@ -28,7 +28,7 @@ def draw_sheet(
     columns: int = 6,
     rows: int = 4,
 ) -> None:
-    """Draw the first composites of a batch into a PNG file.
+    """Draw composites of a batch into a PNG file: of each number of constituents in turn.
 
     Args:
         path: the file to write.
@@ -44,19 +44,19 @@ def draw_sheet(
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    shown = min(len(images), columns * rows)
-    rows = -(-shown // columns)
+    labels = target.to("cpu")
+    chosen = in_turn((labels.ids >= 0).sum(1).tolist())[: columns * rows]
+    rows = -(-len(chosen) // columns)
     figure = Figure(figsize=(2.2 * columns, 2.4 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     scale = torch.tensor(std).view(3, 1, 1)
     offset = torch.tensor(mean).view(3, 1, 1)
-    pixels = (images[:shown].float().cpu() * scale + offset).clamp(0, 1).permute(0, 2, 3, 1)
-    labels = target.to("cpu")
-    for position, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+    pixels = (images[chosen].float().cpu() * scale + offset).clamp(0, 1).permute(0, 2, 3, 1)
+    places = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in places:
         axes.axis("off")
-        if position >= shown:
-            continue
-        axes.imshow(pixels[position].numpy(), interpolation="nearest")
+    for position, image, axes in zip(chosen, pixels, places, strict=False):
+        axes.imshow(image.numpy(), interpolation="nearest")
         blended = []
         for k, colour in enumerate(_COLOURS[: labels.ids.shape[1]]):
             if labels.ids[position, k] < 0:
@@ -69,10 +69,16 @@ def draw_sheet(
                 continue
             box = Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, ec=colour, lw=2)
             axes.add_patch(box).set_clip_on(False)
-            axes.text(x0, y0, text, fontsize=6, va="top", bbox=_tag(colour), parse_math=False)
-        axes.set_title("\n".join(blended), fontsize=7, parse_math=False)
+            axes.text(x0, y0, text, fontsize=8, va="top", bbox=_tag(colour), parse_math=False)
+        axes.set_title("\n".join(blended), fontsize=8, parse_math=False)
     with open_beside(path) as file:
         figure.savefig(file, format="png", dpi=110)
+
+
+def in_turn(sizes: Sequence[int]) -> list[int]:
+    """Positions in ``sizes``: one of each size, the largest first, then another of each."""
+    turns = [sizes[:position].count(size) for position, size in enumerate(sizes)]
+    return sorted(range(len(sizes)), key=lambda position: (turns[position], -sizes[position]))
 
 
 def _tag(colour: str) -> dict[str, Any]:

@@ -149,6 +149,24 @@ def test_rows_and_figures_say_what_the_runs_were(preset, tmp_path):
     assert any("speed-up in seconds" in name for name in figures)
 
 
+def test_decoded_images_are_a_mean_where_all_runs_know_them(preset, tmp_path):
+    runs = method.run_preset(preset, tmp_path, only=["plain"], progress=False)
+    decoded = [run["decoded"] for run in runs]
+    assert min(decoded) > 0
+    assert method.summarise(runs)[0]["decoded"] == np.mean(decoded)
+    del runs[0]["decoded"]  # as of an old run
+    assert method.summarise(runs)[0]["decoded"] is None
+
+
+def test_what_would_overlap_is_drawn_side_by_side():
+    places = [0.5, 0.5, 0.5, 0.5, 1.0]
+    drawn = method._apart(places, [90.0, 90.1, 89.9, 85.0, 90.0], [0.3, 0.2, 0.0, 0.1, 0.3])
+    assert [drawn[0], *drawn[3:]] == [0.5, 0.5, 1.0]
+    assert min(abs(drawn[i] - drawn[j]) for i, j in ((0, 1), (0, 2), (1, 2))) > 0.01
+    assert max(abs(x - 0.5) for x in drawn[:3]) < 0.05
+    assert method._apart([1.0], [90.0], [0.0]) == [1.0]
+
+
 def test_the_command_writes_report_and_plot(preset, tmp_path, monkeypatch):
     monkeypatch.setitem(method.PRESETS, "shapes", preset)
     report = tmp_path / "method-shapes.json"

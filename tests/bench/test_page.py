@@ -41,6 +41,9 @@ ROWS = {
             "outputs_per_s": 1234.0,
             "images_per_s": 1234.0,
             "peak_mib": 300.0,
+            "rounds": [
+                {"cpu_ms_per_output": ms, "outputs_per_s": 1234.0} for ms in (1.4, 1.5, 1.7)
+            ],
         },
         {"name": "FFCV", "kind": "plain", "note": "ffcv is not installed"},
         {
@@ -98,7 +101,8 @@ def test_sections_are_rewritten_and_the_rest_is_kept(project):
     assert "2.00 (1.00–3.00)" in text
     assert "FFCV (ffcv is not installed)" in text
     assert "| 32 images | 2.00 (1.00–3.00) | 2.00 (1.00–3.00) | 1.25 | 100, 101 |" in text
-    assert "| mixed | 3 | 90.00 ± 0.12 | 50 | 2.00× | 10 | 3 | 5 | 50 |" in text
+    assert "| mixed | 3 | 90.00 ± 0.12 | 50 | 2.00× | 10 | 3 | 5 | 50 |  |  |" in text
+    assert "| way | seeds |" in text  # no column of settings, which all share
     assert "| thing | value |" in text
     for name in ("plan", "kernels", "loader", "method-one"):
         assert f"![{name}](images/{name}.png)" in text
@@ -106,6 +110,41 @@ def test_sections_are_rewritten_and_the_rest_is_kept(project):
             assert plot.size[0] > 500
     write_page(*arguments)
     assert page.read_text(encoding="utf-8") == text
+
+
+def test_a_table_of_the_method_tells_settings_and_decoded_images(project):
+    # Plain training's rate is 0.1 by default; what is said twice, or only of the machine, is none.
+    differing = {
+        "plain": {"lr": None},
+        "as plain": {"lr": 0.1, "threads": 1},
+        "mixed": {"lr": 0.2, "epochs": 31, "separate": False},
+    }
+    rows = [
+        {
+            **ROWS["method-one"][0],
+            "name": name,
+            "runs": [{"config": {"model": "resnet8", "epochs": 38, **settings}}],
+            **({"decoded": 20_000.0} if name == "mixed" else {}),
+        }
+        for name, settings in differing.items()
+    ]
+    results = project / "benchmarks" / "results"
+    page = project / "docs" / "benchmarks.md"
+
+    def lines(rows):
+        write_report(results / "method-one.json", rows, [])
+        write_page(page, results, project / "docs" / "images")
+        table = page.read_text(encoding="utf-8").split("method-* -->")[1]
+        return [line.split(" | ") for line in table.splitlines() if line.startswith("| ")]
+
+    head, *table = lines(rows)
+    assert head[1] == "settings"
+    assert [line[1] for line in table] == ["", "", "epochs 31, lr 0.2, separate False"]
+    assert head[-2] == "images decoded"
+    assert [line[-2] for line in table] == ["", "", "20,000 (6667/s)"]
+    # Without plain training to compare with, of each row what tells it from the others.
+    _, *table = lines(rows[1:])
+    assert table[0][1] == "epochs 38, lr 0.1, separate True"
 
 
 def test_a_section_without_result_says_so(project):

@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -8,6 +9,7 @@ from PIL import Image
 import mixpipe
 from mixpipe.train import PolicyOptions, TrainConfig, Trainer, compare, make_policy, show
 from mixpipe.train.compare import comparison_figures
+from mixpipe.train.sheet import in_turn
 
 MIX = PolicyOptions(tiers=((2, 1.5), (4, 0.7)))
 
@@ -36,6 +38,7 @@ def test_a_run_learns_and_writes_what_it_did(config, tmp_path):
         [json.loads(line)["epoch"] for line in lines] == [m.epoch for m in seen] == [0, 1, 2, 3, 4]
     )
     assert sum(json.loads(line)["network_inputs"] for line in lines) == summary.network_inputs
+    assert summary.decoded == sum(m.decoded for m in seen) == 96  # once, into the cache
     written = json.loads((tmp_path / "summary.json").read_text())
     assert written["accuracy"] == summary.accuracy
     assert written["config"]["epochs"] == 5
@@ -104,10 +107,26 @@ def test_a_class_in_val_that_train_lacks_is_named(config, folder, tmp_path):
         trainer(replace(config, data=str(tmp_path / "data")))
 
 
-@pytest.mark.parametrize("policy", ["plain", "mixup", "cutmix", "infobatch", "selective"])
-def test_every_policy_trains(config, policy):
+@pytest.mark.parametrize(
+    ("policy", "inputs", "constituents"),
+    [
+        ("plain", [96], [96]),
+        ("mixup", [96], [192]),
+        ("cutmix", [96], range(180, 193)),  # boxes may be empty
+        # Of 96, dropped at random.
+        ("infobatch", range(48, 96), range(48, 96)),
+        ("selective", range(5, 96), range(5, 96)),
+    ],
+)
+def test_every_policy_trains(config, policy, inputs, constituents):
     run = trainer(replace(config, epochs=2), options=PolicyOptions(policy))
-    assert run.fit().network_inputs > 0
+    before = {name: p.detach().clone() for name, p in run.model.named_parameters()}
+    run.fit()
+    assert run.metrics[1].network_inputs in inputs
+    assert run.metrics[1].constituents in constituents
+    for name, parameter in run.model.named_parameters():
+        assert torch.isfinite(parameter).all(), name
+        assert not torch.equal(parameter, before[name]), name
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "rmsprop"])
@@ -144,11 +163,39 @@ def test_a_comparison_has_its_three_runs_at_the_right_cost(config, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {run.name for run in runs}
 
 
+def test_a_sheet_shows_every_number_of_constituents():
+    sizes = [1, 1, 1, 2, 1, 4, 2, 4]
+    assert [sizes[i] for i in in_turn(sizes)] == [4, 2, 1, 4, 2, 1, 1, 1]
+    assert in_turn([2, 2, 2]) == [0, 1, 2]
+
+
+def test_a_later_epoch_that_mixes_more_is_drawn(config, tmp_path):
+    run = trainer(config, tmp_path)
+    images = torch.zeros(3, 3, 28, 28)
+
+    def draws(*sizes):
+        (tmp_path / "composites.png").unlink(missing_ok=True)
+        ids = torch.tensor([[1] * size + [-1] * (4 - size) for size in sizes])
+        regions = torch.tensor([0, 0, 28, 28]).expand(3, 4, 4)
+        target = mixpipe.CompositeTarget(torch.zeros_like(ids), ids.float(), ids, regions)
+        run._draw(images, target)
+        return (tmp_path / "composites.png").exists()
+
+    assert draws(1, 1, 1)
+    assert draws(4, 4, 4)
+    assert not draws(1, 1, 1)
+    assert draws(1, 2, 4)
+    assert not draws(1, 1, 2)
+    run.close()
+
+
 def test_show_draws_a_sheet(config, tmp_path):
     for k, layout in ((2, "default"), (4, "default"), (2, "cutmix"), (3, "mixup")):
         show(config, k=k, layout=layout, path=tmp_path / "sheet.png")
         with Image.open(tmp_path / "sheet.png") as sheet:
             assert min(sheet.size) > 300
+            # More than a third of it is not the page's white.
+            assert (np.asarray(sheet.convert("L")) < 250).mean() > 0.33
 
 
 def test_embedded_data_is_what_it_says():

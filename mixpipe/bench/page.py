@@ -240,9 +240,23 @@ def _method_tables(rows: Sequence[Row]) -> list[str]:
         ("images decoded", decoded),
         ("trained on", lambda row: "; ".join(row.get("trained_on", ()))),
     ]
-    return [_table(columns, rows)]
+    tables = [_table(columns, rows)]
+    judged = [row for row in rows if row["seeds"] >= _SEEDS and row.get("by_class")]
+    if judged:
+        classes: list[Column] = [
+            ("way", _plain("name")),
+            *((name, _class(name)) for name in judged[0]["by_class"]),
+        ]
+        tables += ["Per cent right of each class:", _table(classes, judged)]
+    return tables
 
 
+def _class(name: str) -> Callable[[Row], str]:
+    return lambda row: f"{row['by_class'][name]:.1f}"
+
+
+# With fewer seeds than these, what single classes come to says little.
+_SEEDS = 3
 # Of a run's settings those that say where and how it was run, not what was trained.
 _ASIDE = {
     "data",

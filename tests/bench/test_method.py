@@ -120,6 +120,8 @@ def test_the_same_run_is_judged_on_another_split(preset, tmp_path, folder):
     ]
     # As many images of each class.
     by_class = evaluations["train"]["by_class"]
+    (row,) = method.summarise([on_train])
+    assert row["by_class"] == {name: 100 * right for name, right in by_class.items()}
     assert np.mean(list(by_class.values())) == pytest.approx(on_train["accuracy"])
     assert on_train["accuracy"] != on_val["accuracy"]
     moved = shutil.copytree(folder, tmp_path / "elsewhere" / folder.name)

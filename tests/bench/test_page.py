@@ -147,6 +147,20 @@ def test_a_table_of_the_method_tells_settings_and_decoded_images(project):
     assert table[0][1] == "epochs 38, lr 0.1, separate True"
 
 
+def test_classes_have_a_table_of_rows_with_seeds_enough(project):
+    rows = [
+        {**row, "by_class": {"bag": 98.76, "shirt": 80.0 + row["seeds"]}}
+        for row in ROWS["method-one"]
+    ]
+    results = project / "benchmarks" / "results"
+    write_report(results / "method-one.json", rows, [])
+    page = project / "docs" / "benchmarks.md"
+    write_page(page, results, project / "docs" / "images")
+    text = page.read_text(encoding="utf-8").split("Per cent right of each class:")[1]
+    lines = [line for line in text.split("<!-- end")[0].splitlines() if line]
+    assert lines == ["| way | bag | shirt |", "|:--|--:|--:|", "| mixed | 98.8 | 83.0 |"]
+
+
 def test_a_section_without_result_says_so(project):
     (project / "benchmarks" / "results" / "plan.json").unlink()
     page = project / "docs" / "benchmarks.md"

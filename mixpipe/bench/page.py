@@ -187,12 +187,18 @@ def _loader_tables(rows: Sequence[Row]) -> list[str]:
         ("CPU time ÷ mixpipe's", _spreading("cpu_ratio")),
         ("speed ÷ mixpipe's", _spreading("speed_ratio")),
     )
+
+    def memory(row: Row) -> str:
+        every = max(1, len(row["mib"]) // 10)
+        listed = ", ".join(f"{mib:.0f}" for mib in row["mib"][::every])
+        return listed if every == 1 else f"{listed} (every {every}th)"
+
     steady: Sequence[Column] = (
         ("data set", _plain("name")),
         ("ms a batch", _spreading("batch_ms")),
         ("ms between two epochs", _spreading("gap_ms")),
         ("in batch times", _plain("gap_batches")),
-        ("MiB after each epoch", lambda row: ", ".join(f"{mib:.0f}" for mib in row["mib"])),
+        ("MiB over the epochs", memory),
     )
     parts = []
     for kind, title, chosen in (
@@ -223,7 +229,7 @@ def _method_tables(rows: Sequence[Row]) -> list[str]:
     def decoded(row: Row) -> str:
         # Runs of before do not know it.
         images = row.get("decoded")
-        return "" if images is None else f"{images:,.0f} ({images / row['seconds']:.0f}/s)"
+        return "" if images is None else f"{images:,.0f}"
 
     settings = dict(zip((row["name"] for row in rows), _settings(rows), strict=True))
     columns: list[Column] = [
@@ -237,7 +243,7 @@ def _method_tables(rows: Sequence[Row]) -> list[str]:
         ("seconds", lambda row: f"{row['seconds']:.0f}"),
         ("CPU seconds", lambda row: f"{row['cpu_seconds']:.0f}"),
         ("images/s", lambda row: f"{row['images_per_second']:.0f}"),
-        ("images decoded", decoded),
+        *((("images decoded", decoded),) if any(map(decoded, rows)) else ()),
         ("trained on", lambda row: "; ".join(row.get("trained_on", ()))),
     ]
     tables = [_table(columns, rows)]

@@ -101,7 +101,7 @@ def _watch(settings: Settings, epochs: int) -> dict[str, Any]:
         for _ in loader:
             times.append(time.perf_counter())
             # Not after the last batch: looking would be part of the gap.
-            if len(times) == len(loader) - 1:
+            if len(times) == max(1, len(loader) - 1):
                 mib.append(held_mib(os.getpid()))
         batches += [1e3 * (b - a) for a, b in pairwise(times)]
         if last is not None:

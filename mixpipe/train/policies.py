@@ -48,8 +48,9 @@ Labels: TypeAlias = Callable[[], npt.NDArray[np.int64]]
 class PolicyOptions:
     """What the command line says about a policy.
 
-    The pruning policies take ``speedup``, others at most ``final``, and MixTrain all of it.
-    The tiers are its own where nothing is said of rule, threshold, tiers, k, layout, window and
+    MixTrain takes all of it; of the other policies the pruning ones take ``speedup`` and ``final``,
+    InfoBatch ``drop`` too and Selective-Backprop ``warmup_epochs``, MixUp and CutMix ``final``. The
+    tiers are MixTrain's own where nothing is said of rule, threshold, tiers, k, layout, window and
     spread.
 
     Attributes:

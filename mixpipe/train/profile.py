@@ -107,13 +107,16 @@ def profile(trainer: Trainer, batches: int = 50) -> Profile:
         trainer.step(images, target, issued)
     step = (_now() - begin) / count
 
-    busy = 0.0
-    begin = _now()
+    busy = first = 0.0
+    begin = end = _now()
     for images, target in itertools.islice(loader, count):
         started = _now()
+        # An epoch's first batch is waited for, however fast the loader is.
+        first = first or started - begin
         trainer.step(images, target)
-        busy += _now() - started
-    together = (_now() - begin) / count
+        end = _now()
+        busy += end - started
+    together = (end - begin - first) / count
     return Profile(
         batches=count,
         composites=composites,

@@ -414,12 +414,16 @@ class Trainer:
         return torch.autocast(device, dtype, enabled=dtype != torch.float32)
 
     def _draw(self, images: Tensor, target: CompositeTarget) -> None:
-        """The contact sheet; anew when an epoch mixes, or in more numbers, than those before."""
+        """The contact sheet, of an epoch's first batch.
+
+        Drawn in the first epoch of all, and again by one with more numbers of constituents than
+        those that this process has drawn; plain batches of a resumed run leave it as it is.
+        """
         if self.output is None:
             return
         sizes = set((target.ids >= 0).sum(1).tolist())
         variety = (max(sizes) > 1, len(sizes))
-        if variety <= self._drawn:
+        if variety <= self._drawn or (max(sizes) == 1 and self.loader.epoch > 0):
             return
         self._drawn = variety
         draw_sheet(

@@ -64,14 +64,13 @@ def test_a_steps_seconds_go_to_the_part_that_took_them(trainer, part):
 
 
 def test_a_slow_model_bounds_the_run(trainer):
-    nap = 0.25  # a tenth of six of them is more than a busy machine's wait for the first batch
-    slow_down(trainer, "forward", nap)
+    slow_down(trainer, "forward")
     result = profile(trainer, batches=6)
     assert result.bound == "model"
     assert result.advice.startswith("the loader keeps up")
     assert result.step > result.loader
     # A batch's seconds, not those of all.
-    assert nap <= result.step_parts["forward"] <= result.step < 6 * nap
+    assert NAP <= result.step_parts["forward"] <= result.step < 6 * NAP
     assert max(result.step_parts, key=result.step_parts.get) == "forward"
 
 

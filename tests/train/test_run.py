@@ -187,6 +187,12 @@ def test_a_later_epoch_that_mixes_more_is_drawn(config, tmp_path):
     assert draws(1, 2, 4)
     assert not draws(1, 1, 2)
     run.close()
+    # Resumed where nothing is mixed any more.
+    run = trainer(config, tmp_path)
+    run.loader.set_epoch(2)
+    assert not draws(1, 1, 1)
+    assert draws(2, 2, 1)
+    run.close()
 
 
 def test_show_draws_a_sheet(config, tmp_path):

@@ -41,6 +41,13 @@ app.add_typer(bench, name="bench")
 Data = Annotated[
     str, typer.Argument(help="'embedded', or a folder with train/CLASS/*.jpg and val/CLASS/*.jpg.")
 ]
+Window = Annotated[
+    Literal["cut", "fit"] | None,
+    typer.Option(help="Regions show a cut or the whole crop (default: by layout)."),
+]
+Spread = Annotated[
+    float, typer.Option(help="Of a split: how far it may lie from its place, 0 to 0.5.")
+]
 Skip = Annotated[bool, typer.Option(help="Leave out images that cannot be read.")]
 Cache = Annotated[
     bool | None,
@@ -116,13 +123,8 @@ def train(
         ),
     ] = "",
     layout: Annotated[str, typer.Option(help=f"MixTrain: {', '.join(LAYOUTS)}.")] = "default",
-    window: Annotated[
-        Literal["cut", "fit"] | None,
-        typer.Option(help="MixTrain: regions show a cut or the whole crop (default: by layout)."),
-    ] = None,
-    spread: Annotated[
-        float, typer.Option(help="Of a split: how far it may lie from its place, 0 to 0.5.")
-    ] = 0.0,
+    window: Window = None,
+    spread: Spread = 0.0,
     adaptive: Annotated[bool, typer.Option(help="MixTrain: regions follow losses.")] = False,
     exponent: Annotated[
         float, typer.Option(help="With --adaptive: shares are as the losses to this power.")
@@ -262,6 +264,9 @@ def show_command(
     ] = None,
     k: Annotated[int, typer.Option(help="Constituents of a composite, 2 to 4.")] = 2,
     layout: Annotated[str, typer.Option(help=f"One of {', '.join(LAYOUTS)}.")] = "default",
+    window: Window = None,
+    spread: Spread = 0.0,
+    pairing: Annotated[str, typer.Option(help="random, different-class or same-class.")] = "random",
     seed: Annotated[int, typer.Option(help="Shows others.")] = 0,
     skip_unreadable: Skip = False,
     output: Annotated[Path, typer.Option(help="The PNG file to write.")] = Path("composites.png"),
@@ -270,7 +275,8 @@ def show_command(
     config = TrainConfig(
         data=data, size=size, seed=seed, skip_unreadable=skip_unreadable, cache=False
     )
-    show(config, k=k, layout=layout, path=output)
+    options = PolicyOptions(k=k, layout=layout, window=window, spread=spread, pairing=pairing)
+    show(config, options, output)
     console.print(f"written to {output}")
 
 

@@ -114,6 +114,10 @@ def test_show_draws(run, folder, tmp_path):
     path = tmp_path / "sheet.png"
     assert run("show", folder, "--size", 28, "--output", path).exit_code == 0
     assert path.stat().st_size > 10_000
+    usual = path.read_bytes()
+    more = ["--window", "fit", "--spread", 0.3, "--pairing", "same-class"]
+    assert run("show", folder, "--size", 28, *more, "--output", path).exit_code == 0
+    assert path.read_bytes() != usual
 
 
 def test_doctor_finds_the_parts(run):

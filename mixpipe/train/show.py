@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
-from mixpipe.plan import MixTrain, RandomRule, Tier
 from mixpipe.train.config import TrainConfig
-from mixpipe.train.policies import make_layout
+from mixpipe.train.policies import PolicyOptions, make_policy
 from mixpipe.train.sheet import draw_sheet
 
 __all__ = ["show"]
 
 
-def show(config: TrainConfig, *, k: int, layout: str, path: str | os.PathLike[str]) -> None:
-    """Draw a contact sheet of composites of ``k`` constituents.
+def show(config: TrainConfig, options: PolicyOptions, path: str | os.PathLike[str]) -> None:
+    """Draw a contact sheet of composites, everybody mixed.
 
     Args:
         config: data, canvas and seed.
-        k: constituents of a composite, 2 to 4.
-        layout: one of :data:`mixpipe.train.policies.LAYOUTS`.
+        options: who shares a composite, and where they lie.
         path: the PNG file to write.
     """
-    tier = Tier(k, RandomRule(1.0), make_layout(layout))
-    loader = config.train_loader(MixTrain(tiers=[tier], warmup=0, batch_by="composites"))
+    everybody = replace(
+        options, rule="random", threshold=1.0, warmup_epochs=0, batch_by="composites"
+    )
+    policy = make_policy(everybody, config.epochs, config.train_labels)
+    loader = config.train_loader(policy)
     try:
         images, target = next(iter(loader))
         draw_sheet(path, images, target, loader.classes, mean=loader.mean, std=loader.std)

@@ -196,8 +196,13 @@ def test_a_later_epoch_that_mixes_more_is_drawn(config, tmp_path):
 
 
 def test_show_draws_a_sheet(config, tmp_path):
-    for k, layout in ((2, "default"), (4, "default"), (2, "cutmix"), (3, "mixup")):
-        show(config, k=k, layout=layout, path=tmp_path / "sheet.png")
+    for options in (
+        PolicyOptions(),
+        PolicyOptions(k=4, window="cut"),
+        PolicyOptions(layout="cutmix", pairing="same-class"),
+        PolicyOptions(k=3, layout="mixup"),
+    ):
+        show(config, options, tmp_path / "sheet.png")
         with Image.open(tmp_path / "sheet.png") as sheet:
             assert min(sheet.size) > 300
             # More than a third of it is not the page's white.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mixpipe import kernels
-from mixpipe.ahead import ahead
+from mixpipe.ahead import Ahead
 from mixpipe.data import Store, open_store
 from mixpipe.decode import CachedDecoder, Decoder
 from mixpipe.plan import (
@@ -185,6 +185,7 @@ class MixLoader:
         )
         self.cache = cache
         self._decoder = CachedDecoder(decoder) if cache else decoder
+        self._ahead = Ahead(self.device)
         self._labels = torch.as_tensor(self.store.index.labels) if labels is None else labels
         _check_labels(self._labels, len(self.store.index))
 
@@ -316,6 +317,7 @@ class MixLoader:
     def close(self) -> None:
         """Stop decoding and free the decoder."""
         self._end_running()
+        self._ahead.close()
         self._decoder.close()
 
     def _end_running(self) -> None:
@@ -369,7 +371,7 @@ class MixLoader:
         self._position = start
         with part("decode", seconds):
             decoded_batches = self._decoder.decode(jobs())  # a cache is filled here
-        with closing(decoded_batches) as decoding, closing(ahead(make, self.device)) as made:
+        with closing(decoded_batches) as decoding, closing(self._ahead(make)) as made:
             for batch in made:
                 self._position += 1
                 yield batch

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mixpipe.ahead import _wait, ahead
+from mixpipe.ahead import Ahead, _wait
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -39,13 +39,16 @@ def maker(*items):
 
 @pytest.mark.parametrize("device", [CPU, CUDA], ids=str)
 def test_items_come_in_order_until_none(device, streams):
-    assert list(ahead(maker(1, 2, 3), device)) == [1, 2, 3]
-    assert list(ahead(maker(), device)) == []
+    ahead = Ahead(device)
+    assert list(ahead(maker(1, 2, 3))) == [1, 2, 3]
+    assert list(ahead(maker())) == []
+    ahead.close()
+    assert list(ahead(maker(4))) == [4]
 
 
 @pytest.mark.parametrize("device", [CPU, CUDA], ids=str)
 def test_an_error_comes_when_its_item_is_asked_for(device, streams):
-    items = ahead(maker(1, 2, ValueError("third")), device)
+    items = Ahead(device)(maker(1, 2, ValueError("third")))
     assert [next(items), next(items)] == [1, 2]
     with pytest.raises(ValueError, match="third"):
         next(items)
@@ -70,7 +73,7 @@ def test_closing_waits_for_the_item_in_the_making_though_interrupted():
         made.append(len(made))
         return made
 
-    items = ahead(make, CPU)
+    items = Ahead(CPU)(make)
     next(items)
 
     def interrupt():
@@ -85,3 +88,25 @@ def test_closing_waits_for_the_item_in_the_making_though_interrupted():
     with pytest.raises(KeyboardInterrupt):
         items.close()
     assert made == [0, 1]
+
+
+def test_all_iterations_have_one_thread_which_ends_with_it():
+    """Else every epoch allocates in another arena, and a process grows with their number."""
+    ahead, threads = Ahead(CPU), []
+
+    def make():
+        threads.append(threading.current_thread())
+        return None if len(threads) % 3 == 0 else len(threads)
+
+    for _ in range(3):
+        list(ahead(make))
+    assert len(threads) == 9
+    (thread,) = set(threads)
+    assert thread.is_alive()
+    ahead.close()
+    assert not thread.is_alive()
+    list(ahead(make))
+    assert threads[-1] is not thread
+    del ahead
+    threads[-1].join(10)
+    assert not threads[-1].is_alive()

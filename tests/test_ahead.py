@@ -66,6 +66,8 @@ def waits(thread):
 def test_closing_waits_for_the_item_in_the_making_though_interrupted():
     """What makes it may be closed only then; the interrupt is raised after that."""
     go, made = threading.Event(), []
+    # Whatever the tests before have left there.
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def make():
         if made:
@@ -85,8 +87,11 @@ def test_closing_waits_for_the_item_in_the_making_though_interrupted():
         go.set()
 
     threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        items.close()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            items.close()
+    finally:
+        signal.signal(signal.SIGINT, usual)
     assert made == [0, 1]
 
 

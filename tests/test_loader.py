@@ -264,7 +264,8 @@ def test_a_hundred_breaks_leave_nothing_behind(store):
 
 
 def test_the_next_batch_is_made_while_the_caller_works(store, monkeypatch):
-    """By a thread, which ends with the loop; what it made is not handed out twice."""
+    """By a thread, which ends with the loader; what it made is not handed out twice."""
+    before = set(threading.enumerate())  # of loaders that nobody has collected yet
     loader = mixpipe.MixLoader(store, batch_size=4, size=32)
     composed = [threading.Event() for _ in range(len(loader) + 1)]
     compose = loader._compose
@@ -280,8 +281,10 @@ def test_the_next_batch_is_made_while_the_caller_works(store, monkeypatch):
     assert composed[1].wait(30)
     assert not composed[2].wait(0.2)  # one ahead, no more
     batches.close()
-    assert not [t for t in threading.enumerate() if t.name.startswith("mixpipe-ahead")]
     assert torch.equal(next(iter(loader))[1].ids, first)
+    (thread,) = (t for t in set(threading.enumerate()) - before if "mixpipe-ahead" in t.name)
+    loader.close()
+    assert not thread.is_alive()
 
 
 def test_drop_last_leaves_out_the_short_batch(store):

@@ -59,8 +59,10 @@ class Row:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _mixed(speedup: float, **more: Any) -> PolicyOptions:
-    return PolicyOptions(speedup=speedup, tiers=TIERS, taper=0.6, final=0.1, **more)
+def _mixed(speedup: float | None, **more: Any) -> PolicyOptions:
+    """The recipe, or what ``more`` says instead."""
+    options: dict[str, Any] = {"tiers": TIERS, "taper": 0.6, "final": 0.1, **more}
+    return PolicyOptions(speedup=speedup, **options)
 
 
 PLAIN = Row("plain", PolicyOptions("plain"))
@@ -112,8 +114,8 @@ def _tried(
     settings: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> Row:
-    options = {"tiers": TIERS, "taper": taper, "final": final, **more}
-    return Row(name, PolicyOptions(speedup=speedup, **options), shortened, settings or {})
+    options = _mixed(speedup, taper=taper, final=final, **more)
+    return Row(name, options, shortened, settings or {})
 
 
 FOURS = ((4, 1.0),)
@@ -174,10 +176,15 @@ CHOICES_22 = (
 )
 
 
-def _varied(name: str, settings: Mapping[str, Any] | None = None, **more: Any) -> Row:
+def _varied(
+    name: str,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    speedup: float | None = 1.6,
+    **more: Any,
+) -> Row:
     """The recipe at 1.6 times fewer inputs, with another policy option or training setting."""
-    options = {"speedup": 1.6, "tiers": TIERS, "taper": 0.6, "final": 0.1, **more}
-    return Row(name, PolicyOptions(**options), settings=settings or {})
+    return Row(name, _mixed(speedup, **more), settings=settings or {})
 
 
 # One option at a time: whether each works, and roughly what it is worth. The budget stays, and so

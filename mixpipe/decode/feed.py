@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +51,7 @@ class Feed:
         self.too_large: DecodeJob | None = None
         self.error: Exception | None = None
         self._jobs: Iterator[DecodeJob] = iter(())
-        self._coming: _Coming | Exception | None = None  # None: not yet asked for
+        self._coming: _Coming | Exception | None = None  # None: the end, or not yet asked for
         self._thread: ThreadPoolExecutor | None = None
 
     def start(self, jobs: Iterable[DecodeJob]) -> None:
@@ -76,31 +76,39 @@ class Feed:
         """The next batch."""
         coming = self._coming or self._begin()
         self.too_large = None
+        if coming is None:
+            raise StopIteration
+        if isinstance(coming, Exception):
+            self._fail(coming)
+        if len(coming.job.ids) > self.capacity:
+            self._coming, self.too_large = coming, coming.job
+            raise StopIteration
+        self._coming = self._begin()
         try:
-            if isinstance(coming, Exception):
-                raise coming
-            if len(coming.job.ids) > self.capacity:
-                self._coming, self.too_large = coming, coming.job
-                raise StopIteration
-            self._coming = self._begin()
             inputs = coming.inputs.result()
-        except StopIteration:
-            raise
         except Exception as error:
-            self.stop()
-            self.error = error
-            raise StopIteration from None
+            self._fail(error)
         self.under_way.append(coming.job)
         return inputs
 
-    def _begin(self) -> _Coming | Exception:
+    def _fail(self, error: Exception) -> NoReturn:
+        self.stop()
+        self.error = error
+        raise StopIteration from None
+
+    def _begin(self) -> _Coming | Exception | None:
         """Begin with the inputs of the next job; an error is kept until that is asked for."""
         try:
-            job = next(self._jobs)
-            check_job(job, self.excerpts.store)
+            # Not by a StopIteration that is kept: its traceback would hold this epoch's last
+            # batches, 30 MB, until the garbage collector looks, some epochs later.
+            job = next(self._jobs, None)
+            if job is not None:
+                check_job(job, self.excerpts.store)
         except Exception as error:
             self._jobs = iter(())
             return error
+        if job is None:
+            return None
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="mixpipe-feed")
         return _Coming(job, self._thread.submit(self._inputs, job))

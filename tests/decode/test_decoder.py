@@ -4,6 +4,8 @@ import gc
 import io
 import itertools
 import os
+import weakref
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -421,6 +423,38 @@ def usage() -> tuple[int, int, float]:
         len(list(Path("/proc/self/fd").iterdir())),
         pages * os.sysconf("SC_PAGESIZE") / 1e6,
     )
+
+
+@pytest.mark.parametrize("ended", ["at the end", "early", "by an error"])
+def test_an_epoch_holds_nothing_that_the_garbage_collector_must_find(photos, ended):
+    """Jobs and encoded images are megabytes, and it counts objects."""
+    refs = []
+
+    def jobs():
+        for i in range(6):
+            one = job([0, 1], (8, 8), store=photos)
+            refs.append(weakref.ref(one))
+            if ended == "by an error" and i == 3:
+                raise OSError("gone")
+            yield one
+            del one
+
+    decoder = Decoder(photos)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            before = len(refs)
+            with closing(decoder.decode(jobs())) as decoding, suppress(OSError):
+                for number, _ in enumerate(decoding):
+                    if ended == "early" and number == 2:
+                        break
+            del _, decoding
+        # What was under way in the last epoch is forgotten as the next one begins.
+        assert before >= 8
+        assert [ref() for ref in refs[:before]] == [None] * before
+    finally:
+        gc.enable()
 
 
 def test_a_hundred_early_ends_leave_nothing_behind(folder, tmp_path):

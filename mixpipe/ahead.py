@@ -105,9 +105,10 @@ class Ahead:
 def _wait(call: Future[T]) -> None:
     """Until it has ended, interrupted or not: what it works on must not be closed before."""
     interrupt: KeyboardInterrupt | None = None
-    while not call.done():
+    while True:
         try:
             wait([call])
+            break
         except KeyboardInterrupt as error:
             interrupt = error
     if interrupt is not None:

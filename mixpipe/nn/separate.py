@@ -64,9 +64,10 @@ def separate_regions(
     """Wrap ``model`` so that it can classify every region of a composite on its own.
 
     Known forms: torchvision's ResNets (and what is built like them: ResNeXt, Wide ResNet),
-    RegNets, DenseNets, Vision Transformers, and models of ``features``, a global average pool and
-    a ``classifier`` with one linear layer (MobileNetV2, EfficientNet); of timm the
-    convolutional networks whose ``global_pool`` averages.
+    RegNets, ShuffleNets, MNASNets, DenseNets, ConvNeXts, Swin and Vision Transformers, and models
+    of ``features``, a global average pool and a ``classifier`` (MobileNets, EfficientNet); of timm
+    the convolutional networks whose head begins with a global average pool, and the Vision
+    Transformers that are read from the class token.
 
     In a Vision Transformer a constituent that fills the canvas is read from the class token, as
     in the plain model, and one that fills a part of it from the mean of its region's tokens.
@@ -107,13 +108,20 @@ def _has(*names: str) -> Callable[[nn.Module], bool]:
     return lambda model: all(hasattr(model, name) for name in names)
 
 
-def _is_stacked(model: nn.Module) -> bool:
-    """``features``, a pool that leaves one cell (VGG's leaves 7 × 7), one linear layer."""
+def _first_of_head(model: Any) -> nn.Module | None:
+    """Of ``features``, a pool that leaves one cell, ``classifier``: where the latter begins."""
     if not _has("features", "classifier")(model):
-        return False
+        return None
     size = getattr(getattr(model, "avgpool", None), "output_size", 1)
+    if size not in (1, (1, 1)):  # VGG's is 7 x 7
+        return None
     layers = [layer for layer in _leaves(model.classifier) if not isinstance(layer, nn.Dropout)]
-    return size in (1, (1, 1)) and len(layers) == 1 and isinstance(layers[0], nn.Linear)
+    return layers[0] if layers else None
+
+
+def _is_stacked(model: nn.Module) -> bool:
+    """A head of linear layers."""
+    return isinstance(_first_of_head(model), nn.Linear)
 
 
 def _is_densenet(model: nn.Module) -> bool:
@@ -121,13 +129,32 @@ def _is_densenet(model: nn.Module) -> bool:
     return _is_stacked(model) and hasattr(model.features, "norm5")
 
 
-def _is_timm(model: nn.Module) -> bool:
-    """A timm network whose pool is a global average and whose head is one linear layer."""
-    if not _has("forward_features", "get_classifier", "global_pool")(model):
+def _is_convnext(model: nn.Module) -> bool:
+    """A ConvNeXt of torchvision, which normalises what was pooled."""
+    return isinstance(_first_of_head(model), nn.LayerNorm)
+
+
+def _is_timm(model: Any) -> bool:
+    """A convolutional network of timm whose head begins with a global average pool."""
+    if not _has("forward_features", "forward_head")(model):
         return False
-    averages = getattr(model.global_pool, "pool_type", None) == "avg"
-    model_any: Any = model
-    return averages and isinstance(model_any.get_classifier(), nn.Linear)
+    # Swin's maps have their channels last; VGG and LowFormer have layers before the pool.
+    before = hasattr(model, "pre_logits") or hasattr(model, "in_conv")
+    if getattr(model, "output_fmt", "NCHW") != "NCHW" or before:
+        return False
+    pool = getattr(model, "global_pool", None)
+    if not isinstance(pool, nn.Module):  # of some, the pool's name: it is in the head
+        pool = next(iter(getattr(model, "head", nn.Identity()).children()), None)
+    return getattr(pool, "pool_type", None) in ("avg", "fast")
+
+
+def _is_timm_transformer(model: Any) -> bool:
+    """A Vision Transformer of timm that is read from its class token, the only token in front."""
+    return (
+        _has("forward_features", "forward_head", "patch_embed")(model)
+        and getattr(model, "global_pool", None) == "token"
+        and getattr(model, "num_prefix_tokens", None) == 1
+    )
 
 
 def _leaves(module: Any) -> list[nn.Module]:
@@ -196,20 +223,52 @@ def _stacked_classify(model: Any, pooled: Tensor) -> Tensor:
     return logits
 
 
+def _convnext_classify(model: Any, pooled: Tensor) -> Tensor:
+    logits: Tensor = model.classifier(pooled[:, :, None, None])
+    return logits
+
+
+def _shufflenet_features(model: Any, images: Tensor) -> Tensor:
+    x = model.maxpool(model.conv1(images))
+    maps: Tensor = model.conv5(model.stage4(model.stage3(model.stage2(x))))
+    return maps
+
+
+def _mnasnet_features(model: Any, images: Tensor) -> Tensor:
+    maps: Tensor = model.layers(images)
+    return maps
+
+
+def _swin_features(model: Any, images: Tensor) -> Tensor:
+    maps: Tensor = model.permute(model.norm(model.features(images)))
+    return maps
+
+
+def _head(model: Any, pooled: Tensor) -> Tensor:
+    logits: Tensor = model.head(pooled)
+    return logits
+
+
 def _timm_features(model: Any, images: Tensor) -> Tensor:
     maps: Tensor = model.forward_features(images)
     return maps
 
 
 def _timm_classify(model: Any, pooled: Tensor) -> Tensor:
-    dropped = nn.functional.dropout(pooled, float(getattr(model, "drop_rate", 0)), model.training)
-    logits: Tensor = model.get_classifier()(dropped)
+    # The average of one cell is the cell: so what follows the pool need not be known.
+    logits: Tensor = model.forward_head(pooled[:, :, None, None])
+    return logits
+
+
+def _timm_classify_token(model: Any, pooled: Tensor) -> Tensor:
+    logits: Tensor = model.forward_head(pooled[:, None])
     return logits
 
 
 # The first that fits is taken.
 _FORMS: list[tuple[str, Callable[[nn.Module], bool], Features, Classify]] = [
     ("timm network", _is_timm, _timm_features, _timm_classify),
+    ("timm Vision Transformer", _is_timm_transformer, _timm_features, _timm_classify_token),
     ("ResNet", _has("conv1", "bn1", "relu", "maxpool", "layer4", "fc"), _resnet_features, _fc),
     ("RegNet", _has("stem", "trunk_output", "fc"), _regnet_features, _fc),
     (
@@ -218,6 +277,10 @@ _FORMS: list[tuple[str, Callable[[nn.Module], bool], Features, Classify]] = [
         _vit_features,
         _heads,
     ),
+    ("ShuffleNet", _has("conv1", "maxpool", "stage4", "conv5", "fc"), _shufflenet_features, _fc),
+    ("MNASNet", _has("layers", "classifier"), _mnasnet_features, _stacked_classify),
+    ("Swin Transformer", _has("features", "norm", "permute", "head"), _swin_features, _head),
+    ("ConvNeXt", _is_convnext, _stacked_features, _convnext_classify),
     ("DenseNet", _is_densenet, _densenet_features, _stacked_classify),
     ("features and classifier", _is_stacked, _stacked_features, _stacked_classify),
 ]

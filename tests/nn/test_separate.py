@@ -1,23 +1,48 @@
+from functools import partial
+
 import pytest
 import timm
 import torch
 import torchvision
 from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.models.convnext import CNBlockConfig
 
 from mixpipe.nn import separate_regions
 from mixpipe.train.models import build_model
 
 SIZE = 64
+TORCHVISION = (
+    "resnet18",
+    "regnet_y_400mf",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "efficientnet_b0",
+    "shufflenet_v2_x0_5",
+    "mnasnet0_5",
+    "densenet121",
+)
+TIMM = (
+    "resnet18",
+    "mobilenetv2_100",
+    "mobilenetv3_small_050",
+    "densenet121",
+    "regnetx_002",
+    "convnext_atto",
+)
 MODELS = {
-    "resnet18": lambda: torchvision.models.resnet18(num_classes=7),
-    "regnet_y_400mf": lambda: torchvision.models.regnet_y_400mf(num_classes=7),
-    "mobilenet_v2": lambda: torchvision.models.mobilenet_v2(num_classes=7),
-    "efficientnet_b0": lambda: torchvision.models.efficientnet_b0(num_classes=7),
+    **{
+        name: partial(torchvision.models.get_model, name, weights=None, num_classes=7)
+        for name in TORCHVISION
+    },
     "vit": lambda: torchvision.models.VisionTransformer(SIZE, 16, 2, 2, 32, 64, num_classes=7),
-    "densenet121": lambda: torchvision.models.densenet121(num_classes=7),
-    "timm resnet18": lambda: timm.create_model("resnet18", num_classes=7),
-    "timm mobilenetv2_100": lambda: timm.create_model("mobilenetv2_100", num_classes=7),
-    "timm densenet121": lambda: timm.create_model("densenet121", num_classes=7),
+    "swin": lambda: torchvision.models.SwinTransformer(
+        [4, 4], 24, [1, 1], [2, 2], [7, 7], num_classes=7
+    ),
+    "convnext": lambda: torchvision.models.ConvNeXt(
+        [CNBlockConfig(16, 32, 1), CNBlockConfig(32, None, 1)], num_classes=7
+    ),
+    **{f"timm {name}": partial(timm.create_model, name, num_classes=7) for name in TIMM},
+    "timm vit": lambda: timm.create_model("vit_tiny_patch16_224", img_size=SIZE, num_classes=7),
     "resnet8": lambda: build_model("resnet8", 7, SIZE),
     "mobilenet_small": lambda: build_model("mobilenet_small", 7, SIZE),
     "vit_small": lambda: build_model("vit_small", 7, 28),
@@ -117,10 +142,16 @@ def test_works_for_a_model_of_another_form():
 def test_an_unknown_form_is_refused_with_what_to_do():
     with pytest.raises(TypeError, match=r"Linear has none of the known forms.*pass features="):
         separate_regions(torch.nn.Linear(3, 3))
-    for name in ("vgg11", "alexnet", "squeezenet1_1", "convnext_tiny", "swin_t"):
+    for name in ("vgg11", "alexnet", "squeezenet1_1", "googlenet"):
         with pytest.raises(TypeError, match="has none of the known forms"):
             separate_regions(torchvision.models.get_model(name, weights=None, num_classes=3))
-    for name in ("vgg11", "vit_tiny_patch16_224", "convnext_atto"):
+    # Layers before the pool, maps of the form B, H, W, C, two tokens in front.
+    for name in (
+        *("vgg11", "efficientvit_b0", "lowformer_b0"),
+        *("swin_tiny_patch4_window7_224", "deit_tiny_distilled_patch16_224"),
+    ):
+        if not timm.is_model(name):  # not in every release
+            continue
         with pytest.raises(TypeError, match="has none of the known forms"):
             separate_regions(timm.create_model(name, num_classes=3))
     with pytest.raises(TypeError, match="both features and classify"):

@@ -1,6 +1,6 @@
 """Segmentation on composites: masks are composed by the same regions as the pixels.
 
-    python examples/segmentation.py --epochs 8
+    python examples/segmentation.py --epochs 12
 
 The embedded images serve as data: a pixel that is not black belongs to its image's class, the rest
 is background. The loss is taken per pixel; its mean over each constituent's region goes into the
@@ -9,7 +9,6 @@ loss table, so that the easy samples are the ones mixed, as in classification.
 
 from __future__ import annotations
 
-import argparse
 import io
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from side_by_side import Setting, compare
 from torch import Tensor, nn
 
 import mixpipe
@@ -52,35 +52,41 @@ def network(classes: int) -> nn.Module:
     )
 
 
-def train(policy: mixpipe.Policy, epochs: int, threads: int | None) -> tuple[nn.Module, int]:
-    """A network trained by ``policy``, and the network inputs it took."""
-    torch.manual_seed(0)
+def run(setting: Setting) -> tuple[float, int]:
+    """Train, and test; the mean intersection over union in per cent, and network inputs."""
+    torch.manual_seed(setting.seed)
     store = mixpipe.embedded("train")
     loader = mixpipe.MixLoader(
-        store, batch_size=128, size=SIZE, policy=policy, threads=threads, **SCALE
+        store,
+        batch_size=128,
+        size=SIZE,
+        policy=setting.policy,
+        seed=setting.seed,
+        threads=setting.threads,
+        cache=True,
+        **SCALE,
     )
     model = network(len(loader.classes) + 1)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     pool, masks = mixpipe.RegionPool(), Masks(store)
-    for epoch in range(epochs):
+    for epoch in range(setting.epochs):
         for step, (images, target) in enumerate(loader):
             labels = mixpipe.compose_masks(masks, target, size=SIZE)
             pixel_losses = F.cross_entropy(model(images), labels, reduction="none")
             by_sample = pool(pixel_losses.detach()[:, None], target.regions, SIZE)
             loader.table.update(target.ids, by_sample[..., 0], epoch)
-            progress = (epoch + step / len(loader)) / epochs
+            progress = (epoch + step / len(loader)) / setting.epochs
             optimizer.param_groups[0]["lr"] = 3e-3 * (1 - progress)
             optimizer.zero_grad()
             pixel_losses.mean().backward()
             optimizer.step()
-        print(f"epoch {epoch + 1}: {loader.stats.composites} network inputs so far")
     loader.close()
-    return model, loader.stats.composites
+    return mean_iou(model, setting.threads), loader.stats.composites
 
 
 @torch.inference_mode()
 def mean_iou(model: nn.Module, threads: int | None) -> float:
-    """Intersection over union, a mean over the classes, of the test images."""
+    """Intersection over union in per cent, a mean over the classes, of the test images."""
     store = mixpipe.embedded("test")
     crop = mixpipe.CenterCrop(resize=SIZE[0])
     loader = mixpipe.MixLoader(
@@ -97,22 +103,8 @@ def mean_iou(model: nn.Module, threads: int | None) -> float:
         )
     loader.close()
     both = counts.diagonal()
-    return float((both / (counts.sum(0) + counts.sum(1) - both)).mean())
-
-
-def main() -> None:
-    """Train plain, and on composites."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--speedup", type=float, default=1.6)
-    parser.add_argument("--threads", type=int, help="decoding threads [one a core]")
-    options = parser.parse_args()
-    tiers = [mixpipe.Tier(2, mixpipe.MeanRule(1.0)), mixpipe.Tier(4, mixpipe.MeanRule(0.3))]
-    mixed = mixpipe.MixTrain(speedup=options.speedup, epochs=options.epochs, tiers=tiers)
-    for name, policy in (("plain", mixpipe.Plain()), ("mixed", mixed)):
-        model, inputs = train(policy, options.epochs, options.threads)
-        print(f"{name}: mean IoU {mean_iou(model, options.threads):.3f}, {inputs} network inputs")
+    return 100 * float((both / (counts.sum(0) + counts.sum(1) - both)).mean())
 
 
 if __name__ == "__main__":
-    main()
+    compare(__doc__.splitlines()[0], run, "mean IoU, %")

@@ -425,6 +425,16 @@ def usage() -> tuple[int, int, float]:
     )
 
 
+@pytest.mark.parametrize("given", [None, "4M"])
+def test_decoded_batches_come_from_dalis_pool_unless_told_otherwise(photos, monkeypatch, given):
+    name = "DALI_MALLOC_POOL_THRESHOLD"
+    monkeypatch.delenv(name, raising=False)
+    if given is not None:
+        monkeypatch.setenv(name, given)
+    decode(photos, job([0], (8, 8), store=photos))
+    assert os.environ[name] == (given or "1M")
+
+
 @pytest.mark.parametrize("ended", ["at the end", "early", "by an error"])
 def test_an_epoch_holds_nothing_that_the_garbage_collector_must_find(photos, ended):
     """Jobs and encoded images are megabytes, and it counts objects."""

@@ -191,7 +191,7 @@ def _loader_tables(rows: Sequence[Row]) -> list[str]:
     def memory(row: Row) -> str:
         every = max(1, len(row["mib"]) // 10)
         listed = ", ".join(f"{mib:.0f}" for mib in row["mib"][::every])
-        return listed if every == 1 else f"{listed} (every {every}th)"
+        return listed if every == 1 else f"{listed} (one epoch in {every})"
 
     steady: Sequence[Column] = (
         ("data set", _plain("name")),

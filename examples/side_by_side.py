@@ -1,10 +1,13 @@
-"""Plain training, as cheap a shortened one, and training on composites, over seeds."""
+"""Plain training, a shortened one at about MixTrain's cost, and MixTrain, over seeds."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import mean, stdev
 from typing import NamedTuple
 
@@ -36,6 +39,8 @@ def compare(about: str, run: Callable[[Setting], tuple[float, int]], measure: st
     parser.add_argument("--threads", type=int, help="decoding threads [one a core]")
     parser.add_argument("--json", help="write the results there, for mixpipe bench report")
     options = parser.parse_args()
+    if options.seeds < 1:
+        parser.error(f"--seeds: expected at least 1, got {options.seeds}")
     epochs, shorter = options.epochs, max(1, round(options.epochs / options.speedup))
     rows = []
     for name, length in (("plain", epochs), ("plain, shortened", shorter), ("MixTrain", epochs)):
@@ -62,7 +67,8 @@ def compare(about: str, run: Callable[[Setting], tuple[float, int]], measure: st
             Figure(f"MixTrain minus plain, {measure}", mixed - plain),
             Figure(f"MixTrain minus plain, shortened, {measure}", mixed - shortened),
         ]
-        write_report(options.json, rows, figures)
+        command = ["python", f"examples/{Path(sys.argv[0]).name}", *sys.argv[1:]]
+        write_report(options.json, rows, figures, shlex.join(command))
 
 
 def recipe(speedup: float, epochs: int) -> mixpipe.MixTrain:

@@ -55,6 +55,8 @@ def test_segmentation_trains_on_composites_with_their_masks(few):
 def test_multi_label_trains_on_composites(few):
     example = load("multi_label")
     store = mixpipe.embedded("train")
+    known = set(store.index.classes)
+    assert all(known.issuperset(having) for having in example.ATTRIBUTES.values())
     labels = example.labels_of(store)
     names = [store.index.classes[label] for label in store.index.labels]
     assert labels[:, 0].bool().tolist() == [

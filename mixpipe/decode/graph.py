@@ -108,10 +108,12 @@ def decode_and_slice(
 def _dali() -> Any:
     """DALI, untyped: its stubs lack half of what is used here."""
     # Decoded batches, some 15 MB each and none like another, then come from DALI's own pool, not
-    # from glibc's, which finds ever less room for them: a process that decodes 64 images a batch
-    # held 640 to 659 MiB, and without 670 to 740. DALI reads this when it first takes memory, and
-    # has no argument for it. What the caller has set stays.
-    os.environ.setdefault("DALI_MALLOC_POOL_THRESHOLD", "1M")
+    # from glibc's heap, which has holes of other sizes: a process that made composites of 128
+    # images of 500 x 375 held 640 to 659 MiB over the epochs, and 670 to 740 without. DALI reads
+    # this when it first takes memory, by default from glibc's variables, and has no argument for
+    # it. What the caller has set stays.
+    if not os.environ.keys() & {"MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_"}:
+        os.environ.setdefault("DALI_MALLOC_POOL_THRESHOLD", "1M")
     try:
         return importlib.import_module("nvidia.dali")
     except ImportError as error:

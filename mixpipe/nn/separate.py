@@ -67,7 +67,8 @@ def separate_regions(
     RegNets, ShuffleNets, MNASNets, DenseNets, ConvNeXts, Swin and Vision Transformers, and models
     of ``features``, a global average pool and a ``classifier`` (MobileNets, EfficientNet); of timm
     the convolutional networks whose head begins with a global average pool, and the Vision
-    Transformers that are read from the class token.
+    Transformers that are read from the class token. A head with batch norm is refused: constituents
+    that are absent would be in its statistics.
 
     In a Vision Transformer a constituent that fills the canvas is read from the class token, as
     in the plain model, and one that fills a part of it from the mean of its region's tokens.
@@ -108,12 +109,30 @@ def _has(*names: str) -> Callable[[nn.Module], bool]:
     return lambda model: all(hasattr(model, name) for name in names)
 
 
+def _is_from(package: str, model: nn.Module) -> bool:
+    """Whether its class is that package's, or made of one of its classes."""
+    return any(kind.__module__.split(".")[0] == package for kind in type(model).__mro__)
+
+
+def _torchvisions(*names: str) -> Callable[[nn.Module], bool]:
+    """Whether a model of torchvision has all these attributes, which others may have as well."""
+    return lambda model: _is_from("torchvision", model) and _has(*names)(model)
+
+
+def _has_batch_norm(module: object) -> bool:
+    """Then absent constituents, of which a head classifies something too, would be counted."""
+    kind = nn.modules.batchnorm._BatchNorm
+    return isinstance(module, nn.Module) and any(isinstance(m, kind) for m in module.modules())
+
+
 def _first_of_head(model: Any) -> nn.Module | None:
     """Of ``features``, a pool that leaves one cell, ``classifier``: where the latter begins."""
-    if not _has("features", "classifier")(model):
+    if not _has("features", "classifier")(model) or _has_batch_norm(model.classifier):
         return None
-    size = getattr(getattr(model, "avgpool", None), "output_size", 1)
-    if size not in (1, (1, 1)):  # VGG's is 7 x 7
+    pool = getattr(model, "avgpool", None)
+    if pool is not None and not isinstance(pool, nn.AdaptiveAvgPool2d):
+        return None
+    if getattr(pool, "output_size", 1) not in (1, (1, 1)):  # VGG's is 7 x 7
         return None
     layers = [layer for layer in _leaves(model.classifier) if not isinstance(layer, nn.Dropout)]
     return layers[0] if layers else None
@@ -131,16 +150,18 @@ def _is_densenet(model: nn.Module) -> bool:
 
 def _is_convnext(model: nn.Module) -> bool:
     """A ConvNeXt of torchvision, which normalises what was pooled."""
-    return isinstance(_first_of_head(model), nn.LayerNorm)
+    return _is_from("torchvision", model) and isinstance(_first_of_head(model), nn.LayerNorm)
 
 
 def _is_timm(model: Any) -> bool:
     """A convolutional network of timm whose head begins with a global average pool."""
-    if not _has("forward_features", "forward_head")(model):
+    if not _is_from("timm", model) or not _has("forward_features", "forward_head")(model):
         return False
     # Swin's maps have their channels last; VGG and LowFormer have layers before the pool.
     before = hasattr(model, "pre_logits") or hasattr(model, "in_conv")
     if getattr(model, "output_fmt", "NCHW") != "NCHW" or before:
+        return False
+    if any(_has_batch_norm(getattr(model, name, None)) for name in _TIMM_HEADS):
         return False
     pool = getattr(model, "global_pool", None)
     if not isinstance(pool, nn.Module):  # of some, the pool's name: it is in the head
@@ -148,12 +169,22 @@ def _is_timm(model: Any) -> bool:
     return getattr(pool, "pool_type", None) in ("avg", "fast")
 
 
+# Where timm's networks have what follows the pool.
+_TIMM_HEADS = ("conv_head", "norm_head", "classifier", "fc", "head")
+
+
 def _is_timm_transformer(model: Any) -> bool:
-    """A Vision Transformer of timm that is read from its class token, the only token in front."""
+    """A Vision Transformer of timm, read from its class token, the only token in front.
+
+    What is built like it (CaiT, XCiT) gives the class token layers that the others have not.
+    """
+    names = [kind.__name__ for kind in type(model).__mro__ if kind.__module__.startswith("timm.")]
     return (
-        _has("forward_features", "forward_head", "patch_embed")(model)
-        and getattr(model, "global_pool", None) == "token"
-        and getattr(model, "num_prefix_tokens", None) == 1
+        "VisionTransformer" in names
+        and model.global_pool == "token"
+        and model.num_prefix_tokens == 1
+        # Dropped patches leave no map.
+        and isinstance(getattr(model, "patch_drop", nn.Identity()), nn.Identity)
     )
 
 
@@ -277,9 +308,14 @@ _FORMS: list[tuple[str, Callable[[nn.Module], bool], Features, Classify]] = [
         _vit_features,
         _heads,
     ),
-    ("ShuffleNet", _has("conv1", "maxpool", "stage4", "conv5", "fc"), _shufflenet_features, _fc),
-    ("MNASNet", _has("layers", "classifier"), _mnasnet_features, _stacked_classify),
-    ("Swin Transformer", _has("features", "norm", "permute", "head"), _swin_features, _head),
+    ("ShuffleNet", _torchvisions("stage4", "conv5", "fc"), _shufflenet_features, _fc),
+    ("MNASNet", _torchvisions("layers", "classifier"), _mnasnet_features, _stacked_classify),
+    (
+        "Swin Transformer",
+        _torchvisions("features", "norm", "permute", "head"),
+        _swin_features,
+        _head,
+    ),
     ("ConvNeXt", _is_convnext, _stacked_features, _convnext_classify),
     ("DenseNet", _is_densenet, _densenet_features, _stacked_classify),
     ("features and classifier", _is_stacked, _stacked_features, _stacked_classify),

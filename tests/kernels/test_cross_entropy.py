@@ -134,6 +134,17 @@ def test_the_last_of_several_entries_for_one_sample_stays() -> None:
     assert losses[0] == per_constituent[1, 0]
 
 
+def test_the_loss_can_be_divided_in_place() -> None:
+    """As gradient accumulation does."""
+    logits = torch.randn(3, 4, requires_grad=True)
+    targets, weights = torch.tensor([[0, 1], [2, 3], [1, 1]]), torch.full((3, 2), 0.5)
+    loss, _ = composite_cross_entropy(logits, targets, weights)
+    loss /= 2
+    (halved,) = torch.autograd.grad(loss, logits)
+    loss, _ = composite_cross_entropy(logits, targets, weights)
+    torch.testing.assert_close(2 * halved, torch.autograd.grad(loss, logits)[0])
+
+
 def test_small_gradients_survive_float16() -> None:
     """A probability of 1e-6 over a batch of 256 is below float16's smallest number."""
     logits = torch.zeros(256, 2, dtype=torch.float16, requires_grad=True)

@@ -145,17 +145,42 @@ def test_an_unknown_form_is_refused_with_what_to_do():
     for name in ("vgg11", "alexnet", "squeezenet1_1", "googlenet"):
         with pytest.raises(TypeError, match="has none of the known forms"):
             separate_regions(torchvision.models.get_model(name, weights=None, num_classes=3))
-    # Layers before the pool, maps of the form B, H, W, C, two tokens in front.
-    for name in (
-        *("vgg11", "efficientvit_b0", "lowformer_b0"),
-        *("swin_tiny_patch4_window7_224", "deit_tiny_distilled_patch16_224"),
-    ):
-        if not timm.is_model(name):  # not in every release
-            continue
+    # Layers before the pool, batch norm after it, maps of the form B, H, W, C, two tokens in
+    # front, layers for the class token alone.
+    names = [
+        *("vgg11", "efficientvit_b0", "efficientvit_m0", "swin_tiny_patch4_window7_224"),
+        *("deit_tiny_distilled_patch16_224", "cait_xxs24_224"),
+    ]
+    names += filter(timm.is_model, ("lowformer_b0", "mobilenetv4_conv_small"))  # of late releases
+    for name in names:
         with pytest.raises(TypeError, match="has none of the known forms"):
             separate_regions(timm.create_model(name, num_classes=3))
+    dropping = timm.create_model("vit_tiny_patch16_224", patch_drop_rate=0.75)
+    with pytest.raises(TypeError, match="has none of the known forms"):
+        separate_regions(dropping)
     with pytest.raises(TypeError, match="both features and classify"):
         separate_regions(torch.nn.Linear(3, 3), features=lambda m, x: x)
+
+
+def test_models_of_ones_own_are_not_taken_for_one_of_a_librarys():
+    """Names such as ``layers`` and ``classifier`` say nothing about what lies between."""
+
+    class Largest(torch.nn.Module):
+        def __init__(self, **parts):
+            super().__init__()
+            for name, part in parts.items():
+                setattr(self, name, part)
+
+    layers, linear = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4, 5)
+    normed = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4), linear)
+    for parts in (
+        {"layers": layers, "classifier": linear},
+        {"features": layers, "avgpool": torch.nn.AdaptiveMaxPool2d(1), "classifier": linear},
+        {"features": layers, "classifier": normed},
+        {"features": layers, "classifier": torch.nn.Sequential(torch.nn.LayerNorm(4), linear)},
+    ):
+        with pytest.raises(TypeError, match="Largest has none of the known forms"):
+            separate_regions(Largest(**parts))
 
 
 def test_compiles_without_a_graph_break():

@@ -127,7 +127,8 @@ def test_the_grids_hold_the_figures_cases():
     ]
     figures = kernels.kernel_figures(rows)
     goals = [figure for figure in figures if figure.goal]
-    assert [figure.met for figure in goals] == [True, True, False, True]
+    # Of `mix_` the bytes are the box's; its time here is not.
+    assert [figure.met for figure in goals] == [True, True, True, False, True]
     assert kernels.kernel_figures([]) == []
 
 

@@ -46,7 +46,9 @@ def compare(about: str, run: Callable[[Setting], tuple[float, int]], measure: st
     for name, length in (("plain", epochs), ("plain, shortened", shorter), ("MixTrain", epochs)):
         scores, start = [], time.perf_counter()
         for seed in range(options.seeds):
-            policy = recipe(options.speedup, epochs) if name == "MixTrain" else mixpipe.Plain()
+            policy: mixpipe.Policy = mixpipe.Plain()
+            if name == "MixTrain":
+                policy = mixpipe.MixTrain(speedup=options.speedup, epochs=epochs)
             score, inputs = run(Setting(policy, length, seed, options.threads))
             scores.append(score)
         rows.append(
@@ -69,8 +71,3 @@ def compare(about: str, run: Callable[[Setting], tuple[float, int]], measure: st
         ]
         command = ["python", f"examples/{Path(sys.argv[0]).name}", *sys.argv[1:]]
         write_report(options.json, rows, figures, shlex.join(command))
-
-
-def recipe(speedup: float, epochs: int) -> mixpipe.MixTrain:
-    """What did best for classes (docs/method.md)."""
-    return mixpipe.MixTrain(speedup=speedup, epochs=epochs)

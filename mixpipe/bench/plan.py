@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from mixpipe.plan import (
     Adaptive,
+    ByClass,
+    BySimilarLoss,
     CutMix,
     CutMixBox,
     Drop,
@@ -29,7 +32,9 @@ from mixpipe.plan import (
     MixUp,
     Plain,
     Policy,
+    QuantileRule,
     RandomResizedCrop,
+    RandomRule,
     SelectiveBackprop,
     Split,
     Tier,
@@ -42,22 +47,29 @@ __all__ = ["IMAGENET", "POLICIES", "plan_figures", "run_plans", "sizes_up_to", "
 
 IMAGENET = 1_280_000
 _TIERS = (Tier(2, MeanRule(1.0)), Tier(4, MeanRule(0.3)))
-POLICIES: Mapping[str, Callable[[], Policy]] = {
-    "Plain": Plain,
-    "MixTrain, mean": MixTrain,
-    "MixTrain, tiers": lambda: MixTrain(tiers=_TIERS),
-    "MixTrain, budget": lambda: MixTrain(speedup=1.5),
-    "MixTrain, hysteresis": lambda: MixTrain(rule=Hysteresis()),
-    "MixTrain, adaptive": lambda: MixTrain(adaptive=Adaptive()),
-    "MixTrain + drop": lambda: MixTrain(drop=Drop()),
-    "CutMix": CutMix,
-    "MixUp": MixUp,
-    "InfoBatch": lambda: InfoBatch(epochs=90),
-    "SelectiveBackprop": SelectiveBackprop,
+Make = Callable[[NDArray[np.int64]], Policy]  # given every sample's class
+POLICIES: Mapping[str, Make] = {
+    "Plain": lambda _: Plain(),
+    "MixTrain, mean": lambda _: MixTrain(),
+    "MixTrain, quantile": lambda _: MixTrain(rule=QuantileRule()),
+    "MixTrain, random": lambda _: MixTrain(rule=RandomRule()),
+    "MixTrain, hysteresis": lambda _: MixTrain(rule=Hysteresis()),
+    "MixTrain, tiers": lambda _: MixTrain(tiers=_TIERS),
+    "MixTrain, budget": lambda _: MixTrain(speedup=1.5),
+    "MixTrain, adaptive": lambda _: MixTrain(adaptive=Adaptive()),
+    "MixTrain, like losses": lambda _: MixTrain(pairing=BySimilarLoss()),
+    "MixTrain, same class": lambda labels: MixTrain(pairing=ByClass(labels, same=True)),
+    "MixTrain, other classes": lambda labels: MixTrain(pairing=ByClass(labels)),
+    "MixTrain + drop": lambda _: MixTrain(drop=Drop()),
+    "CutMix": lambda _: CutMix(),
+    "MixUp": lambda _: MixUp(),
+    "InfoBatch": lambda _: InfoBatch(epochs=90),
+    "SelectiveBackprop": lambda _: SelectiveBackprop(),
 }
+_CLASSES = 1000
 _EPOCH = 5  # all policies act in it
 _REPEAT_BELOW = 20_000_000  # samples; larger plans are timed once
-_BYTES = 48  # a sample, of memory that must be free: table, index and plan, with room to spare
+_BYTES = 56  # a sample, of memory that must be free: table, index and plan, with room to spare
 
 
 def sizes_up_to(largest: int) -> list[int]:
@@ -70,7 +82,7 @@ def sizes_up_to(largest: int) -> list[int]:
 
 def run_plans(
     sizes: Iterable[int],
-    policies: Mapping[str, Callable[[], Policy]] = POLICIES,
+    policies: Mapping[str, Make] = POLICIES,
     *,
     seed: int = 0,
     repeats: int = 5,
@@ -80,17 +92,17 @@ def run_plans(
 
     Losses are exponentially distributed, and every sample has been seen. Peak bytes are what
     `tracemalloc` counts (numpy reports its arrays to it) from before the policy is made to the end
-    of its plan: the plan itself, temporaries and the policy's state, but not the loss table, which
-    is there before. Then plans are timed, without tracing: ``repeats`` of them, of which the median
-    counts, or one of twenty million samples and more. They are made in memory that the process has
-    used before, as every epoch's plan but the first is in training on a CPU: the process keeps
-    freed memory from then on (`keep_freed_memory`). A virtual machine hands out what nobody has
-    touched at 3 ns a byte, as much as the plan's own work.
+    of its plan: the plan itself, temporaries and the policy's state, but not the loss table and the
+    index's labels, which are there before. Then plans are timed, without tracing: ``repeats`` of
+    them, of which the median counts, or one of twenty million samples and more. They are made in
+    memory that the process has used before, as every epoch's plan but the first is in training on
+    a CPU: the process keeps freed memory from then on (`keep_freed_memory`). A virtual machine
+    hands out what nobody has touched at 3 ns a byte, as much as the plan's own work.
     A plan is made by one thread, so CPU seconds are the seconds that it takes on an idle machine.
 
     Args:
         sizes: numbers of samples; those that free memory does not hold are left out.
-        policies: what makes each policy, by name.
+        policies: what makes each policy, given every sample's class; by name.
         seed: of losses and plans.
         repeats: of the timing of small plans.
         progress: show a progress bar.
@@ -101,11 +113,12 @@ def run_plans(
     with tqdm(total=len(work) * len(policies), unit="plan", disable=not progress) as bar:
         for size in work:
             table = loss_table(size, seed)
+            labels = np.random.default_rng(seed).integers(0, _CLASSES, size)
             for name, make in policies.items():
                 bar.set_description(f"{name}, {size:,} samples")
-                rows.append({"policy": name, **_measure(make, table, seed, repeats)})
+                rows.append({"policy": name, **_measure(make, table, labels, seed, repeats)})
                 bar.update()
-            del table
+            del table, labels
     return rows
 
 
@@ -210,13 +223,13 @@ def free_bytes() -> int:
 
 
 def _measure(
-    make: Callable[[], Policy], table: LossTable, seed: int, repeats: int
+    make: Make, table: LossTable, labels: NDArray[np.int64], seed: int, repeats: int
 ) -> dict[str, Any]:
     """Time and peak memory of one policy's plan."""
     samples = len(table)
     tracemalloc.start()
     try:
-        policy = make()
+        policy = make(labels)
         # What was mixed before matters to a policy with a state; others are spared the time.
         if isinstance(policy, MixTrain) and isinstance(policy.tiers[0].rule, Hysteresis):
             policy.plan(table, _EPOCH - 1, seed)

@@ -20,7 +20,7 @@ class Hungry(Plain):
 
 def test_peak_bytes_count_state_and_temporaries_but_not_the_table():
     size = 200_000
-    policies = {"plain": Plain, "hungry": lambda: Hungry(shuffle=False)}
+    policies = {"plain": lambda _: Plain(), "hungry": lambda _: Hungry(shuffle=False)}
     plain, hungry = plan.run_plans([size], policies, repeats=1, progress=False)
     # Without a shuffle a plain plan holds ids and offsets of 4 bytes each, and nothing on the way.
     assert hungry["peak_bytes_per_sample"] == pytest.approx(3 + 4 + 4 + 5, abs=0.2)
@@ -31,7 +31,7 @@ def test_peak_bytes_count_state_and_temporaries_but_not_the_table():
 
 @pytest.mark.parametrize("name", plan.POLICIES)
 def test_every_policy_plans_something_of_its_own(name):
-    policy = plan.POLICIES[name]()
+    policy = plan.POLICIES[name](np.arange(1000) % 10)
     assert isinstance(policy, Policy)
     made = policy.plan(plan.loss_table(1000, 0), 5, 0)
     ordinary = made.num_composites == made.num_constituents == 1000
@@ -48,7 +48,7 @@ def test_sizes_rise_to_the_largest():
 
 def test_sizes_that_memory_does_not_hold_are_left_out(monkeypatch):
     monkeypatch.setattr(plan, "free_bytes", lambda: 100_000)
-    rows = plan.run_plans([1000, 10_000], {"plain": Plain}, repeats=1, progress=False)
+    rows = plan.run_plans([1000, 10_000], {"plain": lambda _: Plain()}, repeats=1, progress=False)
     assert [row["samples"] for row in rows] == [1000]
 
 

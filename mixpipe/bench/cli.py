@@ -13,6 +13,7 @@ from rich.table import Table
 from mixpipe.bench import kernels, method, page, plan
 from mixpipe.bench.corpus import make_corpus
 from mixpipe.bench.loader import compare_loaders, loader_figures
+from mixpipe.bench.parts import PARTS, time_parts
 from mixpipe.bench.rivals import Settings
 from mixpipe.bench.steady import steady_figures, watch_epochs
 from mixpipe.report import Figure, write_report
@@ -189,12 +190,20 @@ def loader_command(
     if whole:
         settings = Settings(make_corpus(photos, images), threads=threads)
         rows += watch_epochs(settings, progress=console.is_terminal)
+        rows += time_parts(settings, rounds, progress=console.is_terminal)
     columns = ("CPU ms/output", "CPU ms/image", "outputs/s", "images/s", "peak MiB")
     for kind in ("plain", "composites"):
         table = Table(kind, *columns, "CPU ratio", "speed ratio")
         for row in rows:
             if row["kind"] == kind:
                 table.add_row(row["name"], *_loader_cells(row))
+        console.print(table)
+    if whole:
+        table = Table("CPU ms of a composite of", *PARTS, "in all")
+        for row in rows:
+            if row["kind"] == "parts":
+                costs = (*(row["cpu_ms_of"][part] for part in PARTS), row["cpu_ms"])
+                table.add_row(row["name"], *(f"{cost['median']:.3f}" for cost in costs))
         console.print(table)
     figures = loader_figures(rows, device)
     if whole:

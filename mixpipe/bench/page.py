@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mixpipe.bench import method, rounds
+from mixpipe.bench.parts import PARTS
 from mixpipe.report import open_beside
 from mixpipe.train.config import TrainConfig, peak_rate
 
@@ -200,15 +201,24 @@ def _loader_tables(rows: Sequence[Row]) -> list[str]:
         ("in batch times", _plain("gap_batches")),
         ("MiB over the epochs", memory),
     )
-    parts = []
+
+    def part(name: str) -> Column:
+        return name, lambda row: _spread(row["cpu_ms_of"][name])
+
+    tables = []
     for kind, title, chosen in (
         ("plain", "plain:", columns),
         ("composites", "composites:", columns),
         ("steady", "Composites of two for many epochs, nothing done with them:", steady),
+        (
+            "parts",
+            "Where the time of one composite goes, in CPU milliseconds:",
+            [("composite of", _plain("name")), *map(part, PARTS), ("in all", _spreading("cpu_ms"))],
+        ),
     ):
         same = [row for row in rows if row["kind"] == kind]
-        parts += [title, _table(chosen, same)] if same else []
-    return parts
+        tables += [title, _table(chosen, same)] if same else []
+    return tables
 
 
 def _any_table(rows: Sequence[Row]) -> list[str]:
@@ -339,7 +349,11 @@ def _draw_kernels(path: Path, rows: Sequence[Row], title: str) -> None:
         for case in dict.fromkeys(row["case"] for row in rivals)
     ]
     lines = [len(case) + 1 for case in cases]  # one for the panel's title
-    colours = {"torch eager": "tab:blue", "torch.compile": "tab:purple"}
+    colours = {
+        "torch eager": "tab:blue",
+        "torch.compile": "tab:purple",
+        "copy of as many bytes": "tab:gray",
+    }
     with _canvas(path, (9, 1 + 0.23 * sum(lines))) as figure:
         panels = figure.subplots(
             len(cases),
@@ -374,11 +388,14 @@ def _draw_kernels(path: Path, rows: Sequence[Row], title: str) -> None:
 
 
 def _draw_loader(path: Path, rows: Sequence[Row], title: str) -> None:
-    """CPU milliseconds an output and outputs a second, with what the rounds spread over."""
+    """CPU milliseconds an output and outputs a second, with what the rounds spread over; parts."""
     measured = [row for row in rows if "cpu_ms_per_output" in row]
     names = [f"{row['kind']}: {row['name']}" for row in measured]
-    with _canvas(path, (9, 1 + 0.25 * len(measured))) as figure:
-        both = figure.subplots(ncols=2, sharey=True)
+    split = [row for row in rows if row["kind"] == "parts"]
+    lines = [3 + len(measured), *([4 + len(split)] if split else [])]
+    with _canvas(path, (9, 0.27 * sum(lines))) as figure:
+        above, *below = figure.subfigures(len(lines), height_ratios=lines, squeeze=False)[:, 0]
+        both = above.subplots(ncols=2, sharey=True)
         for axes, key, label in zip(
             both,
             ("cpu_ms_per_output", "outputs_per_s"),
@@ -394,7 +411,24 @@ def _draw_loader(path: Path, rows: Sequence[Row], title: str) -> None:
             axes.set_axisbelow(True)
         both[0].set_yticks(range(len(measured)), names, fontsize=9)
         both[0].set_ylim(len(measured) - 0.4, -0.6)  # the first on top
-        figure.supxlabel("median, least and most of the rounds", fontsize=9)
+        above.supxlabel("median, least and most of the rounds", fontsize=9)
+        for panel in below:
+            _draw_parts(panel.subplots(), split)
+
+
+def _draw_parts(axes: Any, rows: Sequence[Row]) -> None:
+    """What the CPU time of a composite is made of."""
+    reached = [0.0] * len(rows)
+    for part in PARTS:
+        widths = [row["cpu_ms_of"][part]["median"] for row in rows]
+        axes.barh(range(len(rows)), widths, left=reached, label=part)
+        reached = [left + width for left, width in zip(reached, widths, strict=True)]
+    axes.set_yticks(range(len(rows)), [f"composite of {row['name']}" for row in rows], fontsize=9)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlabel("CPU milliseconds a composite, by part")
+    axes.grid(alpha=0.3, axis="x")
+    axes.set_axisbelow(True)
+    axes.legend(fontsize=9, frameon=False)
 
 
 def _reach(spread: Row) -> list[list[float]]:

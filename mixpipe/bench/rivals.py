@@ -23,7 +23,7 @@ from torch.utils.dlpack import from_dlpack
 from mixpipe.loader import IMAGENET_MEAN, IMAGENET_STD, MixLoader
 from mixpipe.plan import Grid, Layout, MixTrain, Plain, RandomRule, Split
 
-__all__ = ["CONTENDERS", "Contender", "Settings"]
+__all__ = ["CONTENDERS", "Contender", "Settings", "mixpipe_loader"]
 
 Epoch = Callable[[], int]
 
@@ -347,11 +347,13 @@ def _ffcv(settings: Settings) -> Epoch:
 # --- mixpipe --------------------------------------------------------------------------------------
 
 
-def _mixpipe(
-    settings: Settings, *, half: bool = False, layout: Layout | None = None, dense: bool = False
-) -> Epoch:
-    k = 1 if layout is None else 4 if isinstance(layout, Grid) else 2
-    loader = MixLoader(
+def mixpipe_loader(settings: Settings, layout: Layout | None, *, half: bool = True) -> MixLoader:
+    """A loader of composites of two, or of four for a `Grid`; without a layout of plain images.
+
+    half: float16 and channels_last.
+    """
+    k = 4 if isinstance(layout, Grid) else 2
+    return MixLoader(
         settings.corpus,
         batch_size=settings.batch_size,
         size=settings.size,
@@ -363,6 +365,12 @@ def _mixpipe(
         device=settings.device,
         threads=settings.threads,
     )
+
+
+def _mixpipe(
+    settings: Settings, *, half: bool = False, layout: Layout | None = None, dense: bool = False
+) -> Epoch:
+    loader = mixpipe_loader(settings, layout, half=half)
 
     def labelled() -> Iterator[tuple[Tensor, Tensor]]:
         for images, target in loader:

@@ -17,10 +17,9 @@ from tqdm import tqdm
 
 from mixpipe.bench.corpus import multiplied
 from mixpipe.bench.measure import held_mib
-from mixpipe.bench.rivals import Settings
+from mixpipe.bench.rivals import Settings, mixpipe_loader
 from mixpipe.bench.rounds import spread
-from mixpipe.loader import MixLoader
-from mixpipe.plan import MixTrain, RandomRule
+from mixpipe.plan import Split
 from mixpipe.report import Figure
 
 __all__ = ["steady_figures", "watch_epochs"]
@@ -85,15 +84,7 @@ def _in_a_process(settings: Settings, epochs: int) -> dict[str, Any]:
 
 def _watch(settings: Settings, epochs: int) -> dict[str, Any]:
     torch.set_num_threads(settings.threads)
-    loader = MixLoader(
-        settings.corpus,
-        batch_size=settings.batch_size,
-        size=settings.size,
-        policy=MixTrain(rule=RandomRule(1.0), warmup=0, batch_by="composites"),
-        dtype=torch.float16,
-        memory_format=torch.channels_last,
-        threads=settings.threads,
-    )
+    loader = mixpipe_loader(settings, Split())
     batches, gaps, mib = [], [], []
     last: float | None = None
     for _ in range(epochs):

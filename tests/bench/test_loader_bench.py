@@ -12,6 +12,7 @@ from PIL import Image
 from mixpipe.bench.corpus import find_photos, make_corpus
 from mixpipe.bench.loader import compare_loaders, loader_figures
 from mixpipe.bench.measure import Cost, LoaderProcess, _serve
+from mixpipe.bench.parts import PARTS, time_parts
 from mixpipe.bench.rivals import CONTENDERS, Settings
 from mixpipe.bench.steady import steady_figures, watch_epochs
 
@@ -169,6 +170,16 @@ def test_epochs_are_watched_over_a_small_and_a_large_data_set(corpus):
     ]
     gap, _, _ = steady_figures(rows)
     assert gap.value == rows[0]["gap_batches"]
+
+
+def test_parts_add_up_to_the_loader(corpus):
+    rows = time_parts(Settings(corpus, batch_size=8, size=64, threads=1), rounds=1)
+    assert [row["images_per_output"] for row in rows] == [1, 2, 4, 4]
+    for row in rows:
+        parts = {part: row["cpu_ms_of"][part]["median"] for part in PARTS}
+        assert sum(parts.values()) == pytest.approx(row["cpu_ms"]["median"])
+        assert min(parts["plan"], parts["read"], parts["decode"]) > 0
+        assert row["cpu_ms"]["median"] < 1000
 
 
 def test_memory_that_grows_in_one_of_two_data_sets_is_seen():

@@ -54,6 +54,12 @@ ROWS = {
             "gap_batches": 1.25,
             "mib": [100.2, 101.0],
         },
+        {
+            "name": "two",
+            "kind": "parts",
+            "cpu_ms": SPREAD,
+            "cpu_ms_of": dict.fromkeys(("plan", "read", "decode", "compose"), SPREAD),
+        },
     ],
     "method-one": [
         {
@@ -101,6 +107,8 @@ def test_sections_are_rewritten_and_the_rest_is_kept(project):
     assert "2.00 (1.00–3.00)" in text
     assert "FFCV (ffcv is not installed)" in text
     assert "| 32 images | 2.00 (1.00–3.00) | 2.00 (1.00–3.00) | 1.25 | 100, 101 |" in text
+    assert "| composite of | plan | read | decode | compose | in all |" in text
+    assert "| two | 2.00 (1.00–3.00) |" in text
     assert "| mixed | 3 | 90.00 ± 0.12 | 50 | 2.00× | 10 | 3 | 5 | 50 |  |" in text
     assert "| way | seeds |" in text  # no column of settings, which all share
     assert "| thing | value |" in text

@@ -143,8 +143,8 @@ Array<u8> make_parts(i64 count, const Sizes& sizes, const Array<i32>& source,
       }
       const std::array<i64, 2> patch = sizes(index);
       const i32 region_height = region.y1 - region.y0, region_width = region.x1 - region.x0;
-      if (placed.y < 0 || placed.x < 0 || placed.y + region_height > patch[0] ||
-          placed.x + region_width > patch[1])
+      if (placed.y < 0 || placed.x < 0 || (i64)placed.y + region_height > patch[0] ||
+          (i64)placed.x + region_width > patch[1])
         throw py::value_error("patches[" + std::to_string(index) + "] is " +
                               size_text(patch[0], patch[1]) + ", but " +
                               (blend ? "a blend" : at("regions", b, k)) + " shows " +

@@ -240,7 +240,7 @@ def train(
         try:
             runs = [trainer.fit(lambda metrics: _print_epoch(policy, metrics))]
         except KeyboardInterrupt:
-            if trainer.checkpoint is not None and trainer.checkpoint.exists():
+            if trainer.saved:
                 typer.echo(
                     f"stopped; go on with the same command and --resume {trainer.checkpoint}"
                 )
@@ -289,8 +289,8 @@ def profile_command(
     size: Annotated[
         int | None, typer.Option(help="Canvas in pixels (default: 28 embedded, else 224).")
     ] = None,
-    k: Annotated[int, typer.Option(help="Constituents of a composite; 1: plain.")] = 2,
-    batches: Annotated[int, typer.Option(help="Batches to measure.")] = 50,
+    k: Annotated[int, typer.Option(min=1, help="Constituents of a composite; 1: plain.")] = 2,
+    batches: Annotated[int, typer.Option(min=1, help="Batches to measure.")] = 50,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     decode_device: Annotated[
         str | None, typer.Option(help="cpu: decode there for a GPU (default: the device).")
@@ -317,8 +317,10 @@ def profile_command(
     options = PolicyOptions(rule="random", threshold=1.0, k=k, warmup_epochs=0)
     policy = make_policy(options if k > 1 else PolicyOptions("plain"), config.epochs)
     trainer = Trainer(config, policy)
-    result = profile(trainer, batches)
-    trainer.close()
+    try:
+        result = profile(trainer, batches)
+    finally:
+        trainer.close()
     table = Table("part", "ms a batch", "share", "images/s")
     for name, seconds, share in result.rows:
         speed = result.constituents / max(seconds, 1e-9)

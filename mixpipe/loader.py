@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import logging
+import operator
 import os
 import weakref
 from collections import deque
@@ -38,6 +40,8 @@ from mixpipe.target import CompositeTarget
 from mixpipe.trace import part
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "LoaderStats", "MixLoader"]
+
+logger = logging.getLogger(__name__)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -148,15 +152,17 @@ class MixLoader:
         prefetch: int = 2,
         cache: bool = False,
     ) -> None:
-        self.canvas = (size, size) if isinstance(size, int) else (size[0], size[1])
+        self.canvas = _canvas(size)
         self.batch_size = batch_size
         self.dtype = dtype
         self.memory_format = memory_format
         self.mean = mean
         self.std = std
         self.device = _with_index(torch.device(device))
-        self.seed = seed
+        self.seed = operator.index(seed)
         self.drop_last = drop_last
+        if (rank, world_size) == (None, None):
+            _check_group()
         self.rank = _distributed_rank() if rank is None else rank
         self.world_size = _distributed_size() if world_size is None else world_size
         self.train = train
@@ -186,10 +192,17 @@ class MixLoader:
         self.cache = cache
         self._decoder = CachedDecoder(decoder) if cache else decoder
         self._ahead = Ahead(self.device)
-        self._labels = torch.as_tensor(self.store.index.labels) if labels is None else labels
+        self._process: int | None = None  # which runs its loops
+        self._labels = torch.as_tensor(self.store.index.labels if labels is None else labels).cpu()
         _check_labels(self._labels, len(self.store.index))
 
     def _check(self) -> None:
+        if not isinstance(self.policy, Policy):
+            raise TypeError(
+                f"policy: got {self.policy!r}, expected a policy such as mixpipe.MixTrain()"
+            )
+        if isinstance(self.crop, type):
+            raise TypeError(f"crop: got the class {self.crop.__name__}, expected an instance of it")
         if self.batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {self.batch_size}")
         most = self.policy.max_constituents
@@ -245,9 +258,15 @@ class MixLoader:
         return batches
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the start of ``epoch``, as a ``DistributedSampler`` does; a running loop ends."""
+        """Go to the start of ``epoch``, as a ``DistributedSampler`` does; a running loop ends.
+
+        After ``load_state_dict`` of a state from the middle of this very epoch, its next loop goes
+        on there all the same.
+        """
         if epoch < 0:
             raise ValueError(f"epoch: expected at least 0, got {epoch}")
+        if epoch == self.epoch and self._resume_at:
+            return
         self._end_running()
         self._go_to(epoch)
 
@@ -335,8 +354,20 @@ class MixLoader:
         )
 
     def _run_epoch(self) -> Generator[tuple[Tensor, CompositeTarget], None, None]:
+        if self._process not in (None, os.getpid()):
+            raise RuntimeError(
+                "this loader was used before a fork, and its threads stayed with the parent "
+                "process; make one of its own in this process"
+            )
+        self._process = os.getpid()
         start, self._resume_at = self._resume_at, 0
         plan, batches = self.plan, self._batches()
+        if not len(batches):
+            raise ValueError(
+                f"drop_last: nothing is left of epoch {plan.epoch}, whose "
+                f"{plan.num_constituents} samples in {plan.num_composites} composites fill no "
+                f"batch of {self._global_batch}; expected a smaller batch_size, or drop_last=False"
+            )
         seconds = self.stats.seconds
         planned: deque[BatchPlan] = deque()
 
@@ -376,6 +407,12 @@ class MixLoader:
                 self._position += 1
                 yield batch
         if self.train and self.world_size > 1:
+            if not _distributed() and plan.epoch == 0 and not isinstance(self.policy, Plain):
+                logger.warning(
+                    "world_size is %d, but torch.distributed has no process group: make the loss "
+                    "tables of all ranks equal after every epoch, or their plans differ",
+                    self.world_size,
+                )
             self.table.all_reduce()
         self._go_to(plan.epoch + 1)
 
@@ -421,6 +458,20 @@ class MixLoader:
         return images, target
 
 
+def _canvas(size: int | tuple[int, int]) -> tuple[int, int]:
+    try:
+        return operator.index(size), operator.index(size)  # type: ignore[arg-type]
+    except TypeError:
+        pass
+    try:
+        height, width = size  # type: ignore[misc]
+        return operator.index(height), operator.index(width)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"size: got {size!r}, expected an integer or (height, width), in pixels"
+        ) from None
+
+
 def _evaluation_crop(canvas: tuple[int, int]) -> CenterCrop:
     """The usual evaluation: 256 for a canvas of 224, and in proportion."""
     return CenterCrop(resize=round(max(canvas) * 256 / 224))
@@ -457,6 +508,17 @@ def _with_index(device: torch.device) -> torch.device:
     if str(device) == "cuda" and torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return device
+
+
+def _check_group() -> None:
+    """Rank and world size are to be torch.distributed's: whether a launcher's ranks are its yet."""
+    launched = os.environ.get("WORLD_SIZE", "1")
+    if launched != "1" and not _distributed():
+        raise RuntimeError(
+            f"rank, world_size: not given, and of {launched} processes each would take the whole "
+            "data set, since torch.distributed has no process group yet; call "
+            "torch.distributed.init_process_group() first, or pass rank= and world_size="
+        )
 
 
 def _distributed_rank() -> int:

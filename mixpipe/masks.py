@@ -48,6 +48,12 @@ def compose_masks(
     """
     if target.windows is None or target.flips is None:
         raise ValueError("target: windows and flips are None, expected a target from a MixLoader")
+    reached = target.regions[..., 2:].amax((0, 1)).tolist() if target.regions.numel() else [0, 0]
+    if reached[0] > size[0] or reached[1] > size[1]:
+        raise ValueError(
+            f"size: got {size[0]} x {size[1]}, but the target's regions reach to {reached[0]} x "
+            f"{reached[1]}: expected the loader's canvas"
+        )
     out = np.full((len(target.ids), *size), fill, np.int64)
     ids, regions = target.ids.cpu().numpy(), target.regions.cpu().numpy()
     windows, flips = target.windows.cpu().numpy(), target.flips.cpu().numpy()

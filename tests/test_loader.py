@@ -1,6 +1,8 @@
 """MixLoader against the plain image, against torchvision, and against being interrupted."""
 
 import gc
+import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -108,9 +110,15 @@ def test_a_cache_changes_no_batch(store, policy):
 
 
 def test_labels_are_those_of_the_samples(store):
-    for _, target in make(store, "mixtrain"):
-        present = target.ids >= 0
-        assert torch.equal(target.classes[present], target.ids[present] % 5)
+    loader = make(store, "tiers")
+    constituents = set()
+    for _ in range(2):
+        for _, target in loader:
+            learn(loader, target)
+            present = target.ids >= 0
+            constituents |= set(present.sum(1).tolist())
+            assert torch.equal(target.classes[present], target.ids[present] % 5)
+    assert constituents == {1, 2, 4}
 
 
 @pytest.mark.parametrize("policy", ["mixtrain", "tiers", "cutmix"])
@@ -290,6 +298,82 @@ def test_the_next_batch_is_made_while_the_caller_works(store, monkeypatch):
 def test_drop_last_leaves_out_the_short_batch(store):
     assert [len(images) for images, *_ in run_epoch(make(store))] == [8] * 7 + [5]
     assert [len(images) for images, *_ in run_epoch(make(store, drop_last=True))] == [8] * 7
+
+
+def test_an_epoch_of_which_nothing_is_left_is_an_error(store):
+    policy = mixpipe.MixTrain(rule=mixpipe.RandomRule(1.0), warmup=0, batch_by="composites")
+    loader = mixpipe.MixLoader(store, batch_size=40, size=SIZE, policy=policy, drop_last=True)
+    with pytest.raises(ValueError, match="61 samples in 31 composites fill no batch of 40"):
+        next(iter(loader))
+
+
+def test_going_to_the_epoch_of_a_resumed_state_keeps_its_position(store):
+    loader = make(store, "tiers")
+    run_epoch(loader)
+    run_epoch(loader, 2)
+    state = loader.state_dict()
+    resumed = make(store, "tiers")
+    resumed.load_state_dict(state)
+    rest = []
+    for epoch in range(resumed.epoch, 2):  # the usual loop
+        resumed.set_epoch(epoch)
+        rest += run_epoch(resumed)
+    assert_same(rest, run_epoch(loader)[2:])
+    resumed.load_state_dict(state)
+    resumed.set_epoch(0)
+    assert len(run_epoch(resumed)) == 8
+
+
+def test_after_a_fork_a_used_loader_says_what_to_do(store):
+    loader = make(store)
+    run_epoch(loader, 1)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # ends a child that hangs
+        code = 1
+        try:
+            next(iter(loader))
+        except RuntimeError as error:
+            code = 0 if "used before a fork" in str(error) else 1
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_ranks_without_a_group_are_told_of_their_tables(store, caplog):
+    run_epoch(make(store, rank=0, world_size=2))
+    assert not caplog.records  # a plain plan needs no table
+    run_epoch(make(store, "tiers", rank=0, world_size=2))
+    assert "torch.distributed has no process group" in caplog.text
+
+
+def test_launched_ranks_need_their_group_first(store, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(RuntimeError, match="of 4 processes each .*init_process_group"):
+        make(store)
+    assert make(store, rank=0, world_size=1).world_size == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"policy": mixpipe.Plain}, "policy: got <class .*Plain'>, expected a policy such as"),
+        ({"crop": mixpipe.RandomResizedCrop}, "crop: got the class RandomResizedCrop"),
+        ({"size": 28.0}, r"size: got 28.0, expected an integer or \(height, width\)"),
+        ({"size": (28,)}, r"size: got \(28,\), expected"),
+        ({"seed": None}, "NoneType"),
+    ],
+)
+def test_arguments_of_another_kind_are_named(store, options, message):
+    with pytest.raises(TypeError, match=message):
+        mixpipe.MixLoader(store, **{"batch_size": 8, "size": SIZE, **options})
+
+
+def test_numbers_of_numpy_and_labels_of_numpy_will_do(store):
+    loader = make(store, size=np.int64(16), labels=np.arange(61) % 3)
+    images, target = next(iter(loader))
+    assert images.shape[2:] == (16, 16)
+    assert torch.equal(target.classes, target.ids % 3)
 
 
 @pytest.mark.parametrize("policy", ["plain", "tiers"])

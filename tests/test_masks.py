@@ -91,6 +91,8 @@ def test_masks_that_cannot_be_right_are_named(grey):
         mixpipe.compose_masks(lambda i: grey[i] / 2, target, size=SIZE)
     with pytest.raises(ValueError, match=rf"masks\({sample}\): got 10 x 10 pixels"):
         mixpipe.compose_masks(lambda i: grey[i, :10, :10], target, size=SIZE)
+    with pytest.raises(ValueError, match=r"size: got 8 x 8, but the target's regions reach to"):
+        mixpipe.compose_masks(lambda i: grey[i], target, size=(8, 8))
     with pytest.raises(ValueError, match="windows and flips are None"):
         mixpipe.compose_masks(lambda i: grey[i], target._replace(windows=None), size=SIZE)
     ((_, blend), *_) = loader(grey, mixpipe.MixUp())

@@ -38,7 +38,7 @@ def method_command(
     ] = None,
     only: Annotated[list[str] | None, typer.Option(help="Rows to run (default: all).")] = None,
     seeds: Annotated[
-        int | None, typer.Option(help="Runs of each row (default: the preset's).")
+        int | None, typer.Option(min=1, help="Runs of each row (default: the preset's).")
     ] = None,
     val_split: Annotated[
         str | None, typer.Option(help="Evaluate on this split (default: the preset's).")
@@ -126,7 +126,7 @@ def kernels_command(
     device: Annotated[str, typer.Option(help="cpu, or cuda: timed with events.")] = "cpu",
     full: Annotated[bool, typer.Option("--full", help="Every dtype, layout, k and batch.")] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="Try torch.compile too.")] = False,
-    rounds: Annotated[int, typer.Option(help="Turns of each way.")] = 7,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each way.")] = 7,
     json_file: JsonFile = None,
 ) -> None:
     """Time the kernels beside torch, timm, torchvision and kornia, and beside a plain copy."""
@@ -168,7 +168,7 @@ def loader_command(
         ),
     ] = None,
     images: Annotated[int, typer.Option(help="JPEGs to make of them.")] = 1024,
-    rounds: Annotated[int, typer.Option(help="Timed epochs of each loader.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Timed epochs of each loader.")] = 5,
     threads: Annotated[int, typer.Option(help="Threads or workers of each loader.")] = 2,
     times: Annotated[int, typer.Option(help="An epoch has the JPEGs so many times.")] = 1,
     device: Annotated[str, typer.Option(help="cpu, or cuda: outputs are wanted there.")] = "cpu",

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-import os
 import statistics
 import time
 import tracemalloc
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from mixpipe.decode.cached import free_bytes
 from mixpipe.plan import (
     Adaptive,
     ByClass,
@@ -211,15 +210,6 @@ def loss_table(num_samples: int, seed: int) -> LossTable:
     random.standard_exponential(out=table.losses.numpy(), dtype=np.float32)
     table.epochs.fill_(0)
     return table
-
-
-def free_bytes() -> int:
-    """Physical memory that is free for use."""
-    try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 
 def _measure(

@@ -36,7 +36,10 @@ class BytesStore:
         classes: Sequence[str] | None = None,
     ) -> None:
         self._images = images
-        label_array = np.array(labels, dtype=np.int64)
+        given = np.asarray(labels)
+        if given.size and given.dtype.kind not in "iu":
+            raise DataError(f"labels: expected integers, one an image, got {given.dtype}")
+        label_array = given.astype(np.int64)
         if not len(images) or label_array.shape != (len(images),):
             raise DataError(
                 f"labels: expected one for each of at least one image, got shape "

@@ -118,6 +118,7 @@ class TarStore:
     def close(self) -> None:
         """Close the tar; the index stays."""
         self._close()
+        self._file = -1  # the number may be another file's by now
 
     def _read(self, sample: int) -> NDArray[np.uint8]:
         offset, length = map(int, self._facts[sample])

@@ -133,9 +133,26 @@ def _room(device: torch.device) -> int:
     """Bytes of memory that are left there."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
+    return free_bytes()
+
+
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def free_bytes() -> int:
+    """Bytes of the host's memory that are free for use, of a container's where it has a limit."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     room = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    limit = Path("/sys/fs/cgroup/memory.max")  # of a container
-    if limit.is_file() and (bytes_ := limit.read_text().strip()) != "max":
-        room = min(room, int(bytes_))
+    for limit, used, reclaimable in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            most = int((_CGROUPS / limit).read_text())
+            taken = int((_CGROUPS / used).read_text())
+            stat = (_CGROUPS / used).with_name("memory.stat").read_text()
+        except (OSError, ValueError):  # another version, or the limit is "max"
+            continue
+        files = dict(line.split() for line in stat.splitlines()).get(reclaimable, 0)
+        room = min(room, max(0, most - taken) + int(files))
     return room

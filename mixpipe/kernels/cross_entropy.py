@@ -57,13 +57,14 @@ def composite_cross_entropy(
         ignore_index: the class of constituents that take no part.
 
     Returns:
-        The loss, a float32 scalar, differentiable in logits; and float32 [B, K], each
+        The loss, a float32 scalar, differentiable once, in logits only; and float32 [B, K], each
         constituent's loss without smoothing (0 where it takes no part), detached. Sums are made
         in the order of (b, k): the same input gives the same bits.
 
     Raises:
         TypeError, ValueError: an argument has a wrong dtype, shape or device; on the CPU also
             where a class or an id is out of range.
+        RuntimeError: a backward pass with ``create_graph=True``.
     """
     differentiable = torch.is_grad_enabled() and logits.requires_grad
     loss, per_constituent, gradient = torch.ops.mixpipe.composite_cross_entropy.default(
@@ -109,6 +110,10 @@ class _AttachGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            raise RuntimeError(
+                "composite_cross_entropy has no second derivative: expected create_graph=False"
+            )
         (gradient,) = ctx.saved_tensors
         if ctx.factor != 1.0 or not _is_known_one(grad_outputs[0]):
             gradient = torch.ops.mixpipe.scale_gradient.default(

@@ -26,6 +26,8 @@ def mix_(
     mixed with what ``images[partners[i]]`` was before the call, as torchvision's CutMix and MixUp
     do for ``partners = roll(1)``.
 
+    There is no gradient: what is mixed inside a network, where gradients flow, is mixed by torch.
+
     In a CUDA graph, regions, weights and partners are those of the capture; for others, mix the
     graph's input before each replay.
 
@@ -45,8 +47,17 @@ def mix_(
         TypeError, ValueError: an argument has a wrong type, dtype, shape, device or strides, not
             exactly one of regions and weights is given, a region lies outside the images, or
             partners are no permutation.
+        RuntimeError: images requires a gradient.
     """
+    if torch.is_grad_enabled() and images.requires_grad:
+        raise RuntimeError(
+            "images requires grad, and mix_ has no gradient; mix images before the network, or "
+            "images.detach()"
+        )
     torch.ops.mixpipe.mix_(images, regions, weights, partners)
+    if not torch.compiler.is_compiling() and not images.is_inference():
+        # So that autograd notices where it has kept these images for a backward pass.
+        torch.autograd.graph.increment_version(images)
     if partners is not None:
         return images
     constituents = (weights if regions is None else regions).shape[1]  # type: ignore[union-attr]

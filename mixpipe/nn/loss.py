@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from mixpipe import kernels
@@ -16,8 +17,8 @@ class CompositeLoss(nn.Module):
 
     The loss of a batch of ``B`` composites is ``Σ weights · cross-entropy / B`` over all
     constituents: with one constituent of weight 1 a row it is ``torch.nn.CrossEntropyLoss``.
-    While the module is training, the same pass over the logits writes the table: each
-    constituent's cross-entropy without smoothing, and the epoch.
+    While the module is training and gradients are enabled, the same pass over the logits writes the
+    table: each constituent's cross-entropy without smoothing, and the epoch.
 
     Args:
         table: the loss table to keep, on the logits' device; None keeps none.
@@ -45,7 +46,8 @@ class CompositeLoss(nn.Module):
 
     def forward(self, logits: Tensor, target: CompositeTarget) -> Tensor:
         """The batch's loss; see the class."""
-        table = self.table if self.training else None
+        # Validating needs no gradients, and often sets the model alone to eval().
+        table = self.table if self.training and torch.is_grad_enabled() else None
         loss, _ = kernels.composite_cross_entropy(
             logits,
             target.classes,

@@ -71,17 +71,21 @@ def cell_shares(regions: Tensor, canvas: tuple[int, int], grid: tuple[int, int])
     """
     num = regions.shape[1]
     edges = regions.float()
-    low, high = edges[..., :2], edges[..., 2:]  # [B, K, 2]: y and x
-    # What regions i and j both cover, axis by axis; the diagonal is the region itself.
-    both_low = torch.maximum(low[:, :, None], low[:, None])  # [B, K, K, 2]
-    both_high = torch.minimum(high[:, :, None], high[:, None])
-    rows = _coverage(both_low[..., 0], both_high[..., 0], canvas[0], grid[0])  # [B, K, K, h]
-    columns = _coverage(both_low[..., 1], both_high[..., 1], canvas[1], grid[1])  # [B, K, K, w]
-    # Own cover less what each later constituent hides of it.
-    sign = torch.eye(num, device=regions.device)
-    sign = sign - torch.ones_like(sign).triu(1)
-    shown = torch.einsum("bijh,bijw,ij->bihw", rows, columns, sign)
-    return _as_mean(shown)
+    # What a constituent shows is its own region less the union of the later ones' parts of it: by
+    # inclusion and exclusion, a sum over all sets of constituents whose first it is.
+    sets = torch.arange(1, 2**num, device=regions.device)[:, None]  # [S, 1], bit k: k is a member
+    bits = 2 ** torch.arange(num, device=regions.device)
+    members = (sets & bits) > 0  # [S, K]
+    sign = 1.0 - 2.0 * ((members.sum(1) - 1) % 2)
+    first = (sets & -sets) == bits  # the lowest bit
+    # What all of a set cover.
+    outside = ~members[:, :, None]
+    low = edges[:, None, :, :2].masked_fill(outside, -torch.inf).amax(2)  # [B, S, 2]: y and x
+    high = edges[:, None, :, 2:].masked_fill(outside, torch.inf).amin(2)
+    rows = _coverage(low[..., 0], high[..., 0], canvas[0], grid[0])  # [B, S, h]
+    columns = _coverage(low[..., 1], high[..., 1], canvas[1], grid[1])  # [B, S, w]
+    shown = torch.einsum("bsh,bsw,sk->bkhw", rows, columns, sign[:, None] * first)
+    return _as_mean(shown.clamp_min(0))  # a difference may be a rounding below nothing
 
 
 def mapped_cell_shares(index_map: Tensor, num: int, grid: tuple[int, int]) -> Tensor:

@@ -2,7 +2,7 @@
 
     LossTable ──► Policy.plan(table, epoch, seed) ──► EpochPlan ──► batches() ──► plan_batches()
 
-Imports numpy and torch only.
+Imports numpy and torch; numba where a layout is a function, and the kernels for plans on a GPU.
 """
 
 from .augment import CutMix, MixUp

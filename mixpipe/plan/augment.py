@@ -28,6 +28,8 @@ class _Paired(Policy):
     def __post_init__(self) -> None:
         if not self.alpha > 0:
             raise ValueError(f"alpha: got {self.alpha}, expected a number above 0")
+        if self.plain_from is not None and self.plain_from < 0:
+            raise ValueError(f"plain_from: got {self.plain_from}, expected an epoch, 0 or more")
 
     @property
     def max_constituents(self) -> int:

@@ -31,8 +31,9 @@ _TOGETHER = 1024  # constituents
 class DecodeJob:
     """What is to be decoded for one batch: P patches.
 
-    The decoder decodes ``reads`` of each image, then resamples ``windows`` of it (with a filter
-    that may look at all of ``reads``) to ``sizes``.
+    The decoder decodes ``reads`` of each image. A patch is ``windows`` of it, resampled to
+    ``sizes`` with a filter that may look at all of ``reads``; only what a composite shows of it is
+    ever made, on the way into the composite.
 
     Attributes:
         ids: int64 [P], the samples.

@@ -165,9 +165,19 @@ class CustomLayout(Layout):
 
         Returns:
             uint8 [n, H, W].
+
+        Raises:
+            ValueError: ratios, u0 and u1 are not of one length, or on the CPU the function
+                returned an index outside 0 to k - 1.
         """
         device = torch.device(device)
         given = [torch.as_tensor(v, dtype=torch.float64, device=device) for v in (ratios, u0, u1)]
+        for name, numbers in zip(("ratios", "u0", "u1"), given, strict=True):
+            if numbers.dim() != 1 or len(numbers) != given[0].numel():
+                raise ValueError(
+                    f"{name}: got shape {list(numbers.shape)}, expected [n], a number a composite, "
+                    f"as ratios of shape {list(given[0].shape)}"
+                )
         if device.type == "cpu":
             arrays = [numbers.contiguous().numpy() for numbers in given]
             return torch.from_numpy(self._evaluate(arrays[0], arrays[1], arrays[2], size)[0])

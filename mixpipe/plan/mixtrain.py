@@ -93,7 +93,8 @@ class MixTrain(Policy):
             defaults are the best settings found (docs/method.md).
         adaptive: lets the share of the canvas follow the loss; None: equal shares.
         drop: additionally drops some of the easiest samples; None: nobody.
-        pairing: who shares a composite with whom; by default `RandomPairing`.
+        pairing: who shares a composite with whom: `RandomPairing` (the default), `ByClass` or
+            `BySimilarLoss`.
         warmup: epochs at the beginning without mixing or dropping.
         epochs: epochs of the run; needed for ``final``, and for a budget of the whole run.
         final: share of the epochs, at the end, without mixing or dropping. None: a tenth where
@@ -189,7 +190,8 @@ class MixTrain(Policy):
         if self.speedup is None:
             return None
         kept = 1.0 - (self.drop.share if self.drop else 0.0)
-        return self.schedule.cost(self.speedup, kept / self.tiers[-1].k, epoch)
+        by_loss = any(tier.rule.by_loss for tier in self.tiers)
+        return self.schedule.cost(self.speedup, kept / self.tiers[-1].k, epoch, by_loss=by_loss)
 
     @property
     def max_constituents(self) -> int:
@@ -325,6 +327,9 @@ def _check_tiers(
     tiers: Sequence[Tier], *, speedup: float | None, adaptive: Adaptive | None
 ) -> None:
     """Whether the tiers can work together."""
+    for tier in tiers:
+        if not isinstance(tier, Tier):
+            raise TypeError(f"tiers: got {tier!r} among them, expected Tier(k, rule) each")
     sizes = [tier.k for tier in tiers]
     rules = [tier.rule for tier in tiers]
     if not tiers or len(set(sizes)) < len(sizes):

@@ -56,8 +56,22 @@ class ByClass(Pairing):
     labels: Ids = field(repr=False, compare=False)
     same: bool = False
 
+    def __post_init__(self) -> None:
+        labels = np.asarray(self.labels)
+        if labels.ndim != 1 or labels.dtype.kind not in "iu":
+            raise ValueError(
+                f"labels: got {labels.dtype} {list(labels.shape)}, expected integers [N], the "
+                "class of every sample"
+            )
+        object.__setattr__(self, "labels", labels)
+
     def groups(self, ids: Ids, k: int, losses: Losses, *, seed: int, epoch: int) -> Ids:
         """See `Pairing.groups`."""
+        if len(self.labels) < len(losses):
+            raise ValueError(
+                f"labels: got {len(self.labels)}, expected one for each of the {len(losses)} "
+                "samples of the loss table"
+            )
         if self.same:
             return ids[self._class_order(ids, seed, epoch)].reshape(-1, k)
         groups = ids.reshape(-1, k)

@@ -127,6 +127,11 @@ class Tier:
                 f"rule: got {self.rule!r}, expected a MeanRule, QuantileRule, RandomRule or "
                 "Hysteresis; a speed-up is asked of the whole policy: MixTrain(speedup=...)"
             )
+        if not isinstance(self.placed_by, Layout):
+            raise TypeError(
+                f"layout: got {self.layout!r}, expected a layout such as Split(), or a function "
+                "under @mixpipe.layout"
+            )
         if self.k not in self.placed_by.counts:
             raise ValueError(
                 f"layout: {self.placed_by!r} cannot place {self.k} constituents, only "

@@ -58,18 +58,19 @@ class Schedule:
         length = round(self.taper * self.epochs)
         return min(1.0, (self.plain_from - epoch) / (length + 1))
 
-    def cost(self, speedup: float, least: float, epoch: int) -> float:
+    def cost(self, speedup: float, least: float, epoch: int, *, by_loss: bool = True) -> float:
         """Network inputs a sample that ``epoch`` may cost, for the run to have the speed-up.
 
-        least: what an epoch costs at the least. Without a number of epochs every epoch by itself
-        has the speed-up; with it the plain epochs are made up for, and those that the taper would
-        have cost less than ``least`` by the others.
+        least: what an epoch costs at the least. by_loss: who is mixed goes by loss, so that the
+        first epoch is plain in any case, as none is known yet. Without a number of epochs every
+        epoch by itself has the speed-up; with it the plain epochs are made up for, and those that
+        the taper would have cost less than ``least`` by the others.
         """
         if self.epochs is None:
             strengths, count, here = [1.0], 1, 1.0
         else:
-            # The first epoch is plain in any case: no loss is known yet.
-            strengths = [self.strength(e) for e in range(1, self.epochs) if self.acts(e)]
+            acting = range(1 if by_loss else 0, self.epochs)
+            strengths = [self.strength(e) for e in acting if self.acts(e)]
             count, here = self.epochs, self.strength(epoch)
         wanted, most = count * (1.0 - 1.0 / speedup), 1.0 - least
         largest = count / (count - most * len(strengths))

@@ -137,13 +137,13 @@ class TrainConfig:
     def train_loader(self, policy: Policy) -> MixLoader:
         """The training images, mixed by ``policy``."""
         crop = RandomResizedCrop(scale=(0.6, 1.0)) if self.small else RandomResizedCrop()
-        return self._loader("train", policy, crop)
+        return self._loader("train", policy, crop, train=True)
 
     def val_loader(self, classes: tuple[str, ...]) -> MixLoader:
         """The validation images, unmixed, with the training set's classes."""
         crop = CenterCrop(resize=self.canvas) if self.small else None
         split = self.val_split or ("test" if self.data == EMBEDDED else "val")
-        return self._loader(split, Plain(shuffle=False), crop, classes)
+        return self._loader(split, Plain(shuffle=False), crop, train=False, classes=classes)
 
     def train_labels(self) -> NDArray[np.int64]:
         """The class of every training image, as an index into the class names."""
@@ -154,6 +154,8 @@ class TrainConfig:
         split: str,
         policy: Policy,
         crop: Crop | None,
+        *,
+        train: bool,
         classes: tuple[str, ...] | None = None,
     ) -> MixLoader:
         self.require_device()
@@ -166,7 +168,7 @@ class TrainConfig:
             store,
             batch_size=self.batch_size,
             size=self.canvas,
-            train=split == "train",
+            train=train,
             policy=policy,
             crop=crop,
             dtype=PRECISIONS[self.precision],

@@ -34,6 +34,7 @@ from mixpipe.plan import (
     Strips,
     Tier,
 )
+from mixpipe.plan.schedule import Schedule
 
 __all__ = ["LAYOUTS", "POLICIES", "PolicyOptions", "make_layout", "make_policy"]
 
@@ -123,7 +124,7 @@ def make_policy(options: PolicyOptions, epochs: int, labels: Labels | None = Non
         return Plain()
     if options.name in ("mixup", "cutmix"):
         final = options.final or 0.0
-        plain_from = epochs - round(final * epochs) if final else None
+        plain_from = Schedule(0, epochs, final).plain_from if final else None
         kind = MixUp if options.name == "mixup" else CutMix
         return kind(plain_from=plain_from)
     if options.name == "infobatch":

@@ -127,6 +127,9 @@ class Trainer:
         name: what the run is called in its summary.
         progress: show a progress bar.
 
+    Attributes:
+        saved: whether :attr:`checkpoint` is of this run.
+
     Raises:
         ValueError, FileNotFoundError: settings or data that cannot work.
     """
@@ -155,6 +158,7 @@ class Trainer:
         self.optimizer = make_optimizer(config, model)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
         self.metrics: list[EpochMetrics] = []
+        self.saved = False
         self._drawn = (False, 0)  # whether the sheet has composites, and of how many sizes
 
     def fit(self, on_epoch: Callable[[EpochMetrics], None] | None = None) -> RunSummary:
@@ -201,10 +205,19 @@ class Trainer:
         return None if self.output is None else self.output / CHECKPOINT
 
     def summary(self) -> RunSummary:
-        """The run so far."""
+        """The run so far.
+
+        Raises:
+            RuntimeError: no epoch was evaluated yet.
+        """
+        evaluation = next((m.evaluation for m in reversed(self.metrics) if m.evaluation), None)
+        if evaluation is None:
+            raise RuntimeError(
+                f"summary: none of {len(self.metrics)} epochs was evaluated yet, expected one at "
+                "least; ask for it at the end, or evaluate more often (eval_every)"
+            )
         seconds = sum(m.seconds for m in self.metrics)
         inputs = sum(m.network_inputs for m in self.metrics)
-        evaluation = next(m.evaluation for m in reversed(self.metrics) if m.evaluation)
         return RunSummary(
             name=self.name,
             epochs=len(self.metrics),
@@ -244,6 +257,7 @@ class Trainer:
         }
         with open_beside(self.checkpoint) as file:
             torch.save(state, file)
+        self.saved = True
 
     def resume(self, path: str | os.PathLike[str]) -> None:
         """Continue from a checkpoint as if the run had not stopped.

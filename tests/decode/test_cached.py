@@ -186,6 +186,28 @@ def test_more_than_the_memory_is_refused(store, monkeypatch):
         CachedDecoder(Decoder(store))
 
 
+def test_a_containers_memory_is_what_its_limit_leaves(tmp_path, monkeypatch):
+    monkeypatch.setattr("mixpipe.decode.cached._CGROUPS", tmp_path)
+    for name, text in (
+        ("memory.max", "10000000\n"),
+        ("memory.current", "7000000\n"),
+        ("memory.stat", "anon 5000000\ninactive_file 1500000\n"),
+    ):
+        (tmp_path / name).write_text(text)
+    assert _room(torch.device("cpu")) == 4_500_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert _room(torch.device("cpu")) > 10_000_000
+    old = tmp_path / "memory"  # as version 1 has it
+    old.mkdir()
+    for name, text in (
+        ("memory.limit_in_bytes", "2000000"),
+        ("memory.usage_in_bytes", "2500000"),
+        ("memory.stat", "total_inactive_file 100000\n"),
+    ):
+        (old / name).write_text(text)
+    assert _room(torch.device("cpu")) == 100_000
+
+
 def test_there_is_memory_here():
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert 2**20 < _room(torch.device("cpu")) <= memory

@@ -146,6 +146,8 @@ ONE = {"patches": [PATCH], "source": int32([0]), "regions": int32([[0, 0, 2, 4]]
         ({"size": (2, 5), "regions": int32([[0, 0, 2, 5]])}, ValueError,
          r"patches\[0\] is 2 x 4, but regions\[0, 0\] shows 2 x 5 pixels of it from \(0, 0\)"),
         ({"origins": int32([[1, 0]])}, ValueError, r"from \(1, 0\)"),
+        ({"origins": int32([[2**31 - 1, 0]])}, ValueError, r"from \(2147483647, 0\)"),
+        ({"origins": int32([[0, 2**31 - 1]])}, ValueError, r"from \(0, 2147483647\)"),
         ({"size": (0, 4)}, ValueError, "size is"),
         ({"size": (4,)}, ValueError, r"size is \(4,\), expected a height and a width"),
         ({"mean": (0.5,)}, ValueError, "mean and std have 1 and 3 numbers, expected 3 each"),

@@ -167,6 +167,14 @@ def test_nothing_is_kept_for_a_backward_pass_that_cannot_come() -> None:
     torch.testing.assert_close(loss, F.cross_entropy(logits, classes[:, 0]))
 
 
+def test_no_second_gradient_is_wrong_in_silence() -> None:
+    x = torch.randn(4, 3, requires_grad=True)
+    classes, weights = torch.zeros(4, 1, dtype=torch.int64), torch.ones(4, 1)
+    loss, _ = composite_cross_entropy(x.square(), classes, weights)
+    with pytest.raises(RuntimeError, match="no second derivative: expected create_graph=False"):
+        torch.autograd.grad(loss, x, create_graph=True)
+
+
 def test_not_a_number_is_not_hidden() -> None:
     logits = torch.tensor([[0.0, float("nan"), 1.0]] * 2)
     weights = torch.tensor([[1.0], [0.0]])

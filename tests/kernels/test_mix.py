@@ -149,3 +149,20 @@ def test_compiles_without_a_graph_break() -> None:
 
     images = torch.randn(4, 3, 8, 8)
     assert torch.equal(mixed(images), mix_(images * 2, weights=weights) + 1)
+
+
+def test_no_gradient_is_lost_in_silence() -> None:
+    features = torch.ones(4, 3, 8, 8, requires_grad=True) * 2
+    with pytest.raises(RuntimeError, match="images requires grad, and mix_ has no gradient"):
+        mix_(features, weights=torch.full((2, 2), 0.5))
+    mix_(features.detach().clone(), weights=torch.full((2, 2), 0.5))
+    with torch.inference_mode():
+        mix_(torch.ones(4, 3, 8, 8), weights=torch.full((2, 2), 0.5))
+
+
+def test_autograd_notices_images_that_it_has_kept() -> None:
+    images, weight = torch.randn(4, 3, 8, 8), torch.ones(3, 1, 1, requires_grad=True)
+    loss = (images * weight).square().sum()
+    mix_(images, weights=torch.full((2, 2), 0.5))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()

@@ -20,9 +20,8 @@ def pooled_cases(draw):
     grid = draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
     cell = draw(st.integers(1, 6))
     canvas = (grid[0] * cell, grid[1] * cell)
-    base = draw(rectangles(*canvas))
-    over = draw(rectangles(*canvas))
-    return grid, cell, canvas, [base, over]
+    count = draw(st.integers(2, 4))
+    return grid, cell, canvas, [draw(rectangles(*canvas)) for _ in range(count)]
 
 
 @settings(deadline=None, max_examples=100)
@@ -35,7 +34,7 @@ def test_equals_the_mean_over_the_pixels_that_a_region_shows(case):
     for k, (y0, x0, y1, x1) in enumerate(regions):
         shown_by[y0:y1, x0:x1] = k
     result = RegionPool()(maps, torch.tensor([regions], dtype=torch.int32), canvas)
-    for k in range(2):
+    for k in range(len(regions)):
         mask = shown_by == k
         expected = pixels[:, mask].mean(1) if mask.any() else pixels.mean((1, 2))
         # The shares are float32 (relative 6e-8 each), the map float64.
@@ -51,6 +50,7 @@ def test_shares_sum_to_one_on_any_grid(data):
     shares = cell_shares(torch.tensor([regions], dtype=torch.int32), canvas, grid)
     # Base regions that are wholly hidden pool everything; nothing is ever negative or lost.
     torch.testing.assert_close(shares.sum((2, 3)), torch.ones(1, 4), rtol=0, atol=2e-5)
+    assert (shares >= 0).all()
 
 
 def test_the_whole_canvas_is_the_global_average():

@@ -372,6 +372,14 @@ def test_what_a_function_does_wrong_later_is_named_too():
         failing.place(shares, draws, (8, 8))
 
 
+def test_numbers_that_do_not_fit_each_other_are_named():
+    one, three = np.zeros(1), np.full(3, 0.5)
+    with pytest.raises(ValueError, match=r"u0: got shape \[1\], expected \[n\].*ratios.*\[3\]"):
+        EXAMPLE.circle.index_map(three, one, three, size=(8, 8))
+    with pytest.raises(ValueError, match=r"ratios: got shape \[3, 1\]"):
+        EXAMPLE.circle.index_map(three[:, None], three, three, size=(8, 8))
+
+
 def test_the_documented_examples_are_those_of_the_picture():
     """docs/layouts.md shows the functions of examples/custom_layouts.py, to the letter."""
     text = (ROOT / "docs" / "layouts.md").read_text()

@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -270,7 +271,9 @@ def test_a_budget_is_kept(options, speedup, ties):
 
 
 @pytest.mark.parametrize(("warmup", "final"), [(0, 0.0), (1, 0.15), (3, 0.2)])
-@pytest.mark.parametrize("make", [MixTrain, InfoBatch, SelectiveBackprop])
+@pytest.mark.parametrize(
+    "make", [MixTrain, partial(MixTrain, rule=RandomRule()), InfoBatch, SelectiveBackprop]
+)
 def test_a_budget_of_the_whole_run_makes_up_for_plain_epochs(make, warmup, final):
     n, epochs, speedup = 1500, 20, 1.4
     options = {"speedup": speedup, "epochs": epochs, "final": final}

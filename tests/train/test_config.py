@@ -7,14 +7,23 @@ import torch
 
 from mixpipe.plan import (
     Adaptive,
+    Blend,
     ByClass,
     BySimilarLoss,
+    CenterCrop,
+    CutMix,
     CutMixBox,
     Drop,
     Grid,
     Hysteresis,
+    InfoBatch,
     MeanRule,
     MixTrain,
+    MixUp,
+    Plain,
+    QuantileRule,
+    RandomRule,
+    SelectiveBackprop,
     Split,
     Strips,
     Tier,
@@ -117,6 +126,7 @@ def test_a_folder_without_splits_is_named(tmp_path):
         ({"pairing": "friends"}, "pairing: expected one of random, similar, different-class"),
         ({"pairing": "same-class"}, "labels: got None, expected .* for pairing='same-class'"),
         ({"k": 5}, "k: got 5, expected 2 to 4"),
+        ({"name": "mixup", "final": 1.5}, "final: got 1.5, expected a share"),
         ({"speedup": 3.0}, "largest attainable"),
     ],
 )
@@ -125,9 +135,19 @@ def test_policy_options_that_cannot_work_are_named(options, message):
         make_policy(PolicyOptions(**options), epochs=16)
 
 
-@pytest.mark.parametrize("name", ["mixtrain", "plain", "mixup", "cutmix", "infobatch", "selective"])
-def test_every_policy_can_be_made(name):
-    assert make_policy(PolicyOptions(name), epochs=8)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("mixtrain", MixTrain),
+        ("plain", Plain),
+        ("mixup", MixUp),
+        ("cutmix", CutMix),
+        ("infobatch", InfoBatch),
+        ("selective", SelectiveBackprop),
+    ],
+)
+def test_every_policy_can_be_made(name, kind):
+    assert type(make_policy(PolicyOptions(name), epochs=8)) is kind
 
 
 @pytest.mark.parametrize("rule", ["mean", "quantile", "random", "hysteresis"])
@@ -135,7 +155,27 @@ def test_every_policy_can_be_made(name):
 def test_every_rule_and_layout_can_be_made(rule, layout):
     k = 3 if layout == "grid" else 2
     options = PolicyOptions(rule=rule, layout=layout, k=k, threshold=0.5, final=0.1)
-    assert make_policy(options, epochs=8)
+    (tier,) = make_policy(options, epochs=8).tiers
+    assert (
+        type(tier.rule)
+        is {
+            "mean": MeanRule,
+            "quantile": QuantileRule,
+            "random": RandomRule,
+            "hysteresis": Hysteresis,
+        }[rule]
+    )
+    assert tier.k == k
+    kinds = {"split": Split, "strips": Strips, "grid": Grid, "cutmix": CutMixBox, "mixup": Blend}
+    assert type(tier.layout) is kinds.get(layout, type(None))
+
+
+def test_images_are_evaluated_whole_whatever_their_split_is_called():
+    """Also those of the training split, to see how well a network knows them."""
+    config = TrainConfig(val_split="train", size=96)
+    loader = config.val_loader(config.train_loader(Plain()).classes)
+    assert not loader.train
+    assert isinstance(loader.crop, CenterCrop)
 
 
 TWO_AND_FOUR = ((2, 1.0), (4, 0.3))

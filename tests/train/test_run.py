@@ -132,7 +132,16 @@ def test_every_policy_trains(config, policy, inputs, constituents):
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "rmsprop"])
 def test_every_optimizer_trains(config, optimizer):
     run = trainer(replace(config, epochs=1, optimizer=optimizer))
-    assert torch.isfinite(torch.tensor(run.fit().accuracy))
+    before = {name: p.detach().clone() for name, p in run.model.named_parameters()}
+    run.fit()
+    for name, parameter in run.model.named_parameters():
+        assert torch.isfinite(parameter).all(), name
+        assert not torch.equal(parameter, before[name]), name
+
+
+def test_a_summary_before_any_evaluation_says_so(config):
+    with pytest.raises(RuntimeError, match="none of 0 epochs was evaluated"):
+        trainer(config).summary()
 
 
 @pytest.mark.parametrize("model", ["mobilenet_small", "vit_small", "resnet18"])

@@ -131,6 +131,7 @@ CHOICES = (
     _tried("no taper", 0.0, 0.1),
     _tried("no taper, each sample counts alike", 0.0, 0.1, weighting="each"),
     _tried("no taper, final 0.3", 0.0, 0.3),
+    _tried("no taper, no plain epochs at the end", 0.0, 0.0),
     _tried("no taper, final 0.3, each counts alike", 0.0, 0.3, weighting="each"),
     _tried("no taper, final 0.38, only fours", 0.0, 0.38, tiers=FOURS),
     # Pruning as well.
@@ -259,7 +260,9 @@ LONG = (
             "MixTrain + drop 2.2",
         )
     ),
+    # Whether that is saturated, and what is left of the method there.
     Row("plain, twice as long", PolicyOptions("plain"), 0.5),
+    Row("MixTrain 1.8, twice as long", _mixed(1.8), 0.5),
 )
 
 

@@ -22,6 +22,7 @@ from mixpipe import kernels
 from mixpipe.ahead import Ahead
 from mixpipe.data import Store, open_store
 from mixpipe.decode import CachedDecoder, Decoder
+from mixpipe.kernels.compose import IMAGENET_MEAN, IMAGENET_STD
 from mixpipe.plan import (
     MAX_CONSTITUENTS,
     Batches,
@@ -42,9 +43,6 @@ from mixpipe.trace import part
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "LoaderStats", "MixLoader"]
 
 logger = logging.getLogger(__name__)
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass

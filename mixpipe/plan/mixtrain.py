@@ -20,7 +20,7 @@ from .pairing import BySimilarLoss, Pairing, RandomPairing
 from .policy import Policy
 from .random import Draw
 from .rules import Budget, Drop, Hysteresis, MeanRule, QuantileRule, RandomRule, Rule, Tier
-from .schedule import Schedule
+from .schedule import Schedule, check_speedup
 from .select import (
     Ranking,
     loss_factors,
@@ -139,8 +139,7 @@ class MixTrain(Policy):
                     f"speedup: got {speedup} beside rule={rule!r}, expected one of them"
                 )
             speedup, rule = rule.speedup, rule.of
-        elif speedup is not None and not speedup > 1.0:
-            raise ValueError(f"speedup: got {speedup}, expected more than 1")
+        check_speedup(speedup)
         only_speedup = speedup is not None and (k, rule, layout) == (None, None, None)
         if tiers is None and only_speedup:
             tiers = [Tier(2, MeanRule(1.0)), Tier(4, MeanRule(0.3))]

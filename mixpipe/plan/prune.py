@@ -12,7 +12,7 @@ from .order import by_loss
 from .policy import Policy
 from .random import Draw, uniforms
 from .rules import MeanRule, QuantileRule
-from .schedule import Schedule
+from .schedule import Schedule, check_speedup
 from .select import Ranking, loss_factors, loss_ranking, scaled_counts, thinned
 from .table import LossTable
 
@@ -21,11 +21,6 @@ __all__ = ["InfoBatch", "SelectiveBackprop"]
 _CHUNK = 1 << 16
 # Below this share of the samples an epoch of Selective-Backprop is no training any more.
 _LEAST_KEPT = 0.05
-
-
-def _check_speedup(speedup: float | None) -> None:
-    if speedup is not None and not speedup > 1.0:
-        raise ValueError(f"speedup: got {speedup}, expected more than 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +49,7 @@ class InfoBatch(Policy):
     def __post_init__(self) -> None:
         if not 0.0 < self.rate < 1.0:
             raise ValueError(f"rate: got {self.rate}, expected a share between 0 and 1")
-        _check_speedup(self.speedup)
+        check_speedup(self.speedup)
         self._cost(epoch=0)
 
     def _schedule(self) -> Schedule:
@@ -121,7 +116,7 @@ class SelectiveBackprop(Policy):
     def __post_init__(self) -> None:
         if not self.beta > 0:
             raise ValueError(f"beta: got {self.beta}, expected a number above 0")
-        _check_speedup(self.speedup)
+        check_speedup(self.speedup)
         self._exponent(epoch=0)
 
     def _schedule(self) -> Schedule:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from .layouts import MAX_CONSTITUENTS, Layout, default_layout
+from .schedule import check_speedup
 from .select import Ranking
 
 __all__ = ["Budget", "Drop", "Hysteresis", "MeanRule", "QuantileRule", "RandomRule", "Rule", "Tier"]
@@ -102,8 +103,7 @@ class Budget:
     of: MeanRule | QuantileRule | RandomRule = field(default_factory=MeanRule)
 
     def __post_init__(self) -> None:
-        if not self.speedup > 1.0:
-            raise ValueError(f"speedup: got {self.speedup}, expected more than 1")
+        check_speedup(self.speedup)
         if not isinstance(self.of, Rule):
             raise TypeError(f"of: got {self.of!r}, expected a MeanRule, QuantileRule or RandomRule")
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Schedule"]
+__all__ = ["Schedule", "check_speedup"]
+
+
+def check_speedup(speedup: float | None) -> None:
+    """Raise ``ValueError`` for a speed-up that is none; None: none is asked for."""
+    if speedup is not None and not speedup > 1.0:
+        raise ValueError(f"speedup: got {speedup}, expected more than 1")
 
 
 @dataclass(frozen=True)

@@ -565,8 +565,8 @@ def method_figures(rows: Sequence[Mapping[str, Any]]) -> list[Figure]:
 def _shares_kept(plain: Sequence[Run], mixed: Sequence[Run], key: str, most: int) -> list[float]:
     """By seed, the speed-up in ``key`` over that in network inputs.
 
-    Of runs that were made alike: as many side by side, at most ``most``, in turns or not, decoded
-    images cached or not. What was not noted, as in old results, is compared with nothing.
+    Of runs that were made alike: on the same kind of machine, as many side by side, at most
+    ``most``, in turns or not, decoded images cached or not. What was not noted, as in old results, is compared with nothing.
     """
     by_seed = {run["seed"]: run for run in plain}
     pairs = [(by_seed[run["seed"]], run) for run in mixed if run["seed"] in by_seed]
@@ -578,8 +578,9 @@ def _shares_kept(plain: Sequence[Run], mixed: Sequence[Run], key: str, most: int
 
 
 def _made(run: Run) -> tuple[Any, ...]:
-    """How, as far as seconds depend on it; old runs had no cache and took no turns."""
-    return run.get("side_by_side"), run.get("in_turns", False), run.get("cached", False)
+    """How and on what, as far as seconds depend on it; old runs had no cache and took no turns."""
+    how = run.get("side_by_side"), run.get("in_turns", False), run.get("cached", False)
+    return *how, _machine(run["meta"]["hardware"])
 
 
 def draw(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], title: str) -> None:

@@ -84,9 +84,10 @@ def test_runs_side_by_side_or_in_turns_are_the_same_runs(preset, tmp_path):
 
 
 def test_seconds_are_compared_of_runs_that_were_made_alike():
-    def run(seed, seconds, inputs, beside, **more):
+    def run(seed, seconds, inputs, beside, cpu="this one", **more):
         counts = {"seed": seed, "seconds": seconds, "network_inputs": inputs}
-        return {**counts, "side_by_side": beside, **more}
+        meta = {"hardware": {"cpu": cpu, "cores": 2, "gpu": None}}
+        return {**counts, "side_by_side": beside, "meta": meta, **more}
 
     plain = [run(0, 100, 400, 1), run(1, 900, 400, 2), {**run(2, 1, 400, 1), "side_by_side": None}]
     mixed = [run(0, 50, 160, 1), run(1, 450, 160, 2), run(2, 1, 160, 1), run(3, 1, 160, 1)]
@@ -100,6 +101,8 @@ def test_seconds_are_compared_of_runs_that_were_made_alike():
     assert method._shares_kept(plain, mixed, "seconds", 1) == []
     plain[0] = run(0, 100, 400, 1, cached=True)
     assert method._shares_kept(plain, mixed, "seconds", 1) == [2 / 2.5]
+    plain[0] = run(0, 100, 400, 1, cpu="another", cached=True)
+    assert method._shares_kept(plain, mixed, "seconds", 1) == []
 
 
 def test_the_same_run_is_judged_on_another_split(preset, tmp_path, folder):

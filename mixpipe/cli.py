@@ -32,6 +32,8 @@ from mixpipe.train.policies import LAYOUTS
 
 __all__ = ["app", "main"]
 
+logger = logging.getLogger(__name__)
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -68,7 +70,7 @@ def main() -> None:
     try:
         app()
     except (ValueError, TypeError, ArithmeticError, OSError, ImportError, DecodeError) as error:
-        logging.getLogger(__name__).debug("", exc_info=True)
+        logger.debug("", exc_info=True)
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(2) from None
 
@@ -237,9 +239,15 @@ def train(
         trainer = Trainer(config, made, output=output, name=policy, progress=progress)
         if resume is not None:
             trainer.resume(resume)
+        elif trainer.checkpoint is not None and trainer.checkpoint.exists():
+            logger.warning(
+                "%s is of an earlier run, and is written over after the first epoch; --resume "
+                "goes on with it, --output names another folder",
+                trainer.checkpoint,
+            )
         try:
             runs = [trainer.fit(lambda metrics: _print_epoch(policy, metrics))]
-        except KeyboardInterrupt:
+        except (Exception, KeyboardInterrupt):
             if trainer.saved:
                 typer.echo(
                     f"stopped; go on with the same command and --resume {trainer.checkpoint}"
@@ -313,6 +321,7 @@ def profile_command(
         precision=precision,
         threads=threads,
         cache=cache,
+        val_split="train",  # nothing is evaluated, and there need be no other
     )
     options = PolicyOptions(rule="random", threshold=1.0, k=k, warmup_epochs=0)
     policy = make_policy(options if k > 1 else PolicyOptions("plain"), config.epochs)

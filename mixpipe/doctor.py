@@ -35,6 +35,7 @@ class Finding(NamedTuple):
 def diagnose() -> list[Finding]:
     """Look at every part that mixpipe builds on; imports the optional ones."""
     checks: list[tuple[str, Callable[[], tuple[str, str]]]] = [
+        ("mixpipe", lambda: _package("mixpipe", "this package")),
         ("python", _python),
         ("torch", _torch),
         ("gpu", _gpu),

@@ -191,6 +191,7 @@ class MixLoader:
         self._decoder = CachedDecoder(decoder) if cache else decoder
         self._ahead = Ahead(self.device)
         self._process: int | None = None  # which runs its loops
+        self._told = False  # that losses are missing
         self._labels = torch.as_tensor(self.store.index.labels if labels is None else labels).cpu()
         _check_labels(self._labels, len(self.store.index))
 
@@ -237,7 +238,20 @@ class MixLoader:
         if self._plan is None:
             with part("plan", self.stats.seconds):
                 self._plan = self.policy.plan(self.table, self.epoch, self.seed)
+            self._look_for_losses(self._plan)
         return self._plan
+
+    def _look_for_losses(self, plan: EpochPlan) -> None:
+        """Say once where a policy waits for losses that nobody writes."""
+        ordinary = plan.num_composites == plan.num_constituents == len(self.table)
+        waits = ordinary and self.train and plan.epoch > 0 and not isinstance(self.policy, Plain)
+        if waits and not self._told and not (self.table.epochs >= 0).any():
+            self._told = True
+            logger.warning(
+                "epoch %d mixes and drops nobody, and no loss was written into loader.table yet: "
+                "give it to the loss, CompositeLoss(loader.table), or call loader.table.update",
+                plan.epoch,
+            )
 
     @property
     def _global_batch(self) -> int:
@@ -299,10 +313,18 @@ class MixLoader:
         Raises:
             ValueError: the state is of another data set, or of batches counted otherwise.
         """
+        missing = self.state_dict().keys() - state.keys()
+        if missing:
+            raise ValueError(
+                f"state: got {', '.join(map(str, state)) or 'nothing'}, without "
+                f"{', '.join(sorted(missing))}; expected what a loader's state_dict() gave"
+            )
         if state["data"] != self.store.index.fingerprint:
             raise ValueError(
-                f"state: it was saved with another data set ({state['data']}) than this loader's "
-                f"({self.store.index.fingerprint}); load it into a loader over the same files"
+                f"state: it was saved with another data set ({state['data']}, "
+                f"{len(state['table']['losses'])} images) than this loader's "
+                f"({self.store.index.fingerprint}, {len(self.table)} images); load it into a "
+                "loader over the same files, with the same ones left out"
             )
         if state["position"] and state["batches"] != self._batching:
             raise ValueError(
@@ -333,9 +355,12 @@ class MixLoader:
 
     def close(self) -> None:
         """Stop decoding and free the decoder."""
+        if self._process not in (None, os.getpid()):
+            return  # after a fork: the threads are the parent's to end
         self._end_running()
         self._ahead.close()
         self._decoder.close()
+        self._process = None
 
     def _end_running(self) -> None:
         running = self._running() if self._running is not None else None

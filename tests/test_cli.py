@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from dataclasses import fields
 
 import pytest
@@ -46,6 +47,19 @@ def test_train_writes_a_report(run, folder, tmp_path):
     ]
     for name in ("plain", "plain-shortened", "mixtrain"):
         assert name in result.stdout
+
+
+def test_profile_needs_no_validation_images(run, folder, tmp_path):
+    shutil.copytree(folder / "train", tmp_path / "train")
+    shown = run("profile", tmp_path, "--size", 16, "--batch-size", 8, "--batches", 2)
+    assert shown.exit_code == 0, shown.output
+
+
+def test_train_tells_of_an_earlier_runs_checkpoint(run, folder, tmp_path, caplog):
+    run("train", folder, *SMALL, "--output", tmp_path)
+    assert not caplog.records
+    run("train", folder, *SMALL, "--output", tmp_path)
+    assert "is of an earlier run" in caplog.text
 
 
 def test_train_resumes(run, folder, tmp_path):

@@ -354,6 +354,49 @@ def test_launched_ranks_need_their_group_first(store, monkeypatch):
     assert make(store, rank=0, world_size=1).world_size == 1
 
 
+def test_a_policy_that_waits_for_losses_in_vain_says_so_once(store, caplog):
+    loader = make(store, "tiers")
+    for _ in range(3):
+        for _ in loader:  # with a loss that does not know of the table
+            pass
+    assert len(caplog.records) == 1
+    assert "no loss was written into loader.table yet" in caplog.text
+    caplog.clear()
+    loader = make(store, "tiers")
+    for _ in range(3):
+        run_epoch(loader)
+    for _ in range(3):
+        for _ in make(store, "plain"):
+            pass
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("state", [{}, {"loader": {}, "model": {}}])
+def test_a_state_of_something_else_is_named(store, state):
+    with pytest.raises(
+        ValueError, match=r"state: got .*, without batches, data, epoch, .*expected"
+    ):
+        make(store).load_state_dict(state)
+
+
+def test_a_used_loader_can_be_closed_in_a_forked_child(store):
+    loader = make(store)
+    batches = iter(loader)
+    next(batches)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # ends a child that hangs
+        code = 1
+        try:
+            loader.close()
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    loader.close()
+    assert len(run_epoch(loader)) == len(loader)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

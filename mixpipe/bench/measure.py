@@ -139,8 +139,8 @@ def _serve(connection: Connection, name: str, settings: Settings) -> None:
         while True:
             connection.recv()
             connection.send(epoch())
-    except EOFError:
-        return
+    except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
+        return  # the bench has ended
     except Exception:
         connection.send(traceback.format_exc())
 

@@ -566,7 +566,8 @@ def _shares_kept(plain: Sequence[Run], mixed: Sequence[Run], key: str, most: int
     """By seed, the speed-up in ``key`` over that in network inputs.
 
     Of runs that were made alike: on the same kind of machine, as many side by side, at most
-    ``most``, in turns or not, decoded images cached or not. What was not noted, as in old results, is compared with nothing.
+    ``most``, in turns or not, decoded images cached or not. What was not noted, as in old results,
+    is compared with nothing.
     """
     by_seed = {run["seed"]: run for run in plain}
     pairs = [(by_seed[run["seed"]], run) for run in mixed if run["seed"] in by_seed]
@@ -753,7 +754,7 @@ def _run(
     )
     try:
         if run is not None and weights.exists():
-            trainer.model.model.load_state_dict(torch.load(weights, weights_only=True))
+            trainer.network.load_state_dict(torch.load(weights, weights_only=True))
             run["evaluations"][split] = asdict(trainer.evaluate())
         else:
             for metrics in trainer.epochs():
@@ -767,7 +768,7 @@ def _run(
             run["cached"] = trainer.loader.cache
             folder.mkdir(parents=True, exist_ok=True)
             with open_beside(weights) as file:
-                torch.save(trainer.model.model.state_dict(), file)
+                torch.save(trainer.network.state_dict(), file)
     finally:
         trainer.close()
     write_json(path, run)

@@ -25,8 +25,15 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 def cache_folder(cache_dir: str | os.PathLike[str] | None) -> Path:
-    """``cache_dir``, or the user's cache folder for mixpipe."""
-    return Path(cache_dir) if cache_dir is not None else platformdirs.user_cache_path("mixpipe")
+    """``cache_dir``, or the user's cache folder for mixpipe (below ``$XDG_CACHE_HOME``)."""
+    if cache_dir is not None:
+        return Path(cache_dir)
+    try:
+        return platformdirs.user_cache_path("mixpipe")
+    except RuntimeError as error:  # a user without a home
+        folder = Path(tempfile.gettempdir()) / f"mixpipe-{os.getuid()}"
+        logger.warning("%s; what is kept between runs goes to %s", error, folder)
+        return folder
 
 
 def points_file(fingerprint: str, cache_dir: str | os.PathLike[str] | None) -> Path:

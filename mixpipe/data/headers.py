@@ -112,7 +112,7 @@ def readable(
             raise DataError(
                 f"{where}/{names[i]}: cannot be read as an image ({type(size).__name__}: {size}); "
                 f"{len(broken)} of {len(names)} images are unreadable; repair or remove them, or "
-                "pass skip_unreadable=True to leave them out"
+                "leave them out: open_store(..., skip_unreadable=True), --skip-unreadable"
             ) from size
     if len(unreadable) == len(names):
         raise DataError(f"{where}: none of its {len(names)} images can be read")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import posixpath
 import tarfile
@@ -22,6 +23,10 @@ from mixpipe.data.listing import Files, Listing, arrange, is_image
 
 __all__ = ["TarStore"]
 
+logger = logging.getLogger(__name__)
+
+_OPEN = ("_file", "_close")  # the attributes that are of this process alone
+
 
 class TarStore:
     """Images in a tar of class folders, numbered as the same folder on disk would be.
@@ -38,8 +43,8 @@ class TarStore:
         progress: show a bar while the tar is indexed.
 
     Raises:
-        DataError: no such tar, a compressed one, no class, a class without images or unknown in
-            ``classes``, an unreadable image.
+        DataError: no such tar, a compressed or a damaged one, no class, a class without images or
+            unknown in ``classes``, an unreadable image.
     """
 
     paths = None  # the samples are no files of their own
@@ -56,13 +61,7 @@ class TarStore:
     ) -> None:
         self.path = Path(path).absolute()
         self.prefix = prefix.strip("/")
-        try:
-            self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise DataError(
-                f"{self.path}: cannot be opened ({error.strerror}); expected a tar"
-            ) from error
-        self._close = weakref.finalize(self, os.close, self._file)
+        self._open()
         where = f"{self.path}/{self.prefix}".rstrip("/")
         stat = os.fstat(self._file)
 
@@ -115,6 +114,24 @@ class TarStore:
         """The members' bytes, each a uint8 vector."""
         return [self._read(int(i)) for i in ids]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the open file, which another process opens anew."""
+        return {name: value for name, value in vars(self).items() if name not in _OPEN}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over what `__getstate__` gave, and open the tar."""
+        vars(self).update(state)
+        self._open()
+
+    def _open(self) -> None:
+        try:
+            self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise DataError(
+                f"{self.path}: cannot be opened ({error.strerror}); expected a tar"
+            ) from error
+        self._close = weakref.finalize(self, os.close, self._file)
+
     def close(self) -> None:
         """Close the tar; the index stays."""
         self._close()
@@ -160,12 +177,32 @@ def _list(path: Path, prefix: str, where: str, progress: bool) -> Listing:
                     )
                 classes.add(folder.partition("/")[0])
                 folders.setdefault(folder, Files()).add(base, member.offset_data, member.size)
+            end = tar.offset
     except tarfile.TarError as error:
+        if "unexpected end of data" in str(error):
+            raise DataError(f"{path}: the tar is cut short; get it anew") from error
         raise DataError(
             f"{path}: expected an uncompressed tar, since images are read in place ({error}); "
             "expand it first"
         ) from error
+    _check_end(path, end)
     return arrange(folders, classes, where)
+
+
+def _check_end(path: Path, end: int) -> None:
+    """Whether what lies behind the last member is a tar's end, a block of zeros."""
+    with path.open("rb") as file:
+        file.seek(end)
+        block = file.read(tarfile.BLOCKSIZE)
+    if not block:
+        logger.warning(
+            "%s: ends after %d bytes without an end marker, as if it were cut short", path, end
+        )
+    elif block != bytes(tarfile.BLOCKSIZE):
+        raise DataError(
+            f"{path}: the tar is cut short or damaged at byte {end} of {path.stat().st_size}; get "
+            "it anew"
+        )
 
 
 def _open_member(file: int, offset: int, length: int) -> BinaryIO:

@@ -222,9 +222,8 @@ class Decoder:
                 except RuntimeError as reason:
                     return DecodeError(
                         f"{self.store.name(sample)}: cannot be decoded "
-                        f"({_fault(self.store, sample) or _reason(reason)}); if it was changed "
-                        "since the data was opened, open it again, with skip_unreadable=True to "
-                        "leave unreadable images out",
+                        f"({_fault(self.store, sample) or _reason(reason)}); repair or restore it "
+                        "(a run is resumed over the same files only), or begin without it",
                         sample,
                     )
                 except StopIteration:  # its bytes cannot be had

@@ -100,7 +100,8 @@ def separate_regions(
             return SeparatedModel(model, known_features, known_classify)
     raise TypeError(
         f"separate_regions: {type(model).__name__} has none of the known forms "
-        f"({', '.join(name for name, *_ in _FORMS)}); pass features= and classify="
+        f"({', '.join(name for name, *_ in _FORMS)}); pass features= and classify=, or "
+        "train without separated regions (--no-separate)"
     )
 
 

@@ -147,6 +147,13 @@ class MixTrain(Policy):
             tiers = [Tier(2 if k is None else k, rule or MeanRule(), layout)]
         elif k is not None or rule is not None or layout is not None:
             raise ValueError("tiers: given beside k, rule or layout, which each tier has itself")
+        for name, value, kind in (
+            ("adaptive", adaptive, Adaptive),
+            ("drop", drop, Drop),
+            ("pairing", pairing, Pairing),
+        ):
+            if value is not None and not isinstance(value, kind):
+                raise TypeError(f"{name}: got {value!r}, expected a mixpipe.{kind.__name__}")
         _check_tiers(tiers, speedup=speedup, adaptive=adaptive)
         if weighting not in ("area", "each"):
             raise ValueError(f"weighting: got {weighting!r}, expected 'area' or 'each'")

@@ -120,7 +120,7 @@ class Tier:
     layout: Layout | None = None
 
     def __post_init__(self) -> None:
-        if not 2 <= self.k <= MAX_CONSTITUENTS:
+        if self.k not in range(2, MAX_CONSTITUENTS + 1) or isinstance(self.k, float):
             raise ValueError(f"k: got {self.k}, expected 2 to {MAX_CONSTITUENTS} constituents")
         if not isinstance(self.rule, (Rule, Hysteresis)):
             raise TypeError(

@@ -103,13 +103,15 @@ class TrainConfig:
             raise ValueError(f"warmup: expected 0 <= value < 1, got {self.warmup}")
 
     def require_device(self) -> None:
-        """Raise ``ValueError`` where ``device`` is not on this machine."""
-        try:
-            kind = torch.device(self.device).type
-        except RuntimeError:
-            kind = ""
-        if kind not in ("cpu", "cuda"):
-            raise ValueError(f"device: expected cpu, cuda or cuda:N, got {self.device!r}")
+        """Raise ``ValueError`` where ``device`` is not on this machine, or one is no device."""
+        for name, given in (("device", self.device), ("decode_device", self.decode_device)):
+            try:
+                kind = "cpu" if given is None else torch.device(given).type
+            except RuntimeError:
+                kind = ""
+            if kind not in ("cpu", "cuda"):
+                raise ValueError(f"{name}: expected cpu, cuda or cuda:N, got {given!r}")
+        kind = torch.device(self.device).type
         if kind == "cuda" and not torch.cuda.is_available():
             raise ValueError(
                 f"device: {self.device!r} needs a CUDA device and torch finds none; "

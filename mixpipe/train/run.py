@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mixpipe.nn import CompositeLoss, separate_regions
+from mixpipe.nn import CompositeLoss, SeparatedModel, separate_regions
 from mixpipe.plan import Policy
 from mixpipe.report import environment, open_beside, write_json
 from mixpipe.target import CompositeTarget
@@ -128,6 +128,8 @@ class Trainer:
         progress: show a progress bar.
 
     Attributes:
+        network: what is trained.
+        model: the same, separating regions where the policy mixes.
         saved: whether :attr:`checkpoint` is of this run.
 
     Raises:
@@ -153,7 +155,9 @@ class Trainer:
         device = torch.device(config.device)
         model = build_model(config.model, len(self.loader.classes), config.canvas)
         model = model.to(device).to(memory_format=torch.channels_last)
-        self.model = separate_regions(model)
+        self.network = model
+        mixes = config.separate and policy.max_constituents > 1
+        self.model = separate_regions(model) if mixes else model
         self.loss = CompositeLoss(self.loader.table, label_smoothing=config.label_smoothing)
         self.optimizer = make_optimizer(config, model)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
@@ -247,7 +251,7 @@ class Trainer:
         state = {
             "config": self.config.as_dict(),
             "policy": repr(self.loader.policy),
-            "model": self.model.model.state_dict(),
+            "model": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "loader": self.loader.state_dict(),
@@ -255,8 +259,14 @@ class Trainer:
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
-        with open_beside(self.checkpoint) as file:
-            torch.save(state, file)
+        try:
+            with open_beside(self.checkpoint) as file:
+                torch.save(state, file)
+        except (OSError, RuntimeError) as error:  # of a full disk torch.save raises its own
+            raise OSError(
+                f"{self.checkpoint}: cannot be written ({error.__context__ or error}); what was "
+                "saved before is still there"
+            ) from error
         self.saved = True
 
     def resume(self, path: str | os.PathLike[str]) -> None:
@@ -288,7 +298,7 @@ class Trainer:
                 + "; give the same settings, or start a new run"
             )
         self.loader.load_state_dict(state["loader"])
-        self.model.model.load_state_dict(state["model"])
+        self.network.load_state_dict(state["model"])
         for saved, own in zip(
             state["optimizer"]["param_groups"], self.optimizer.param_groups, strict=True
         ):
@@ -312,6 +322,7 @@ class Trainer:
         before = replace(stats, seconds=dict(stats.seconds))
         totals = torch.zeros(3, device=self.config.device)  # loss, correct, constituents
         wait_seconds = start_seconds = step_seconds = drawing = 0.0
+        trained = 0
         start, cpu_start = time.perf_counter(), time.process_time()
         asked, steps = start, len(self.loader)  # makes the plan
         with tqdm(
@@ -334,10 +345,11 @@ class Trainer:
                     set_rate(self.optimizer.param_groups, rate)
                     totals += self.step(images, target)
                     step_seconds += time.perf_counter() - begin
+                    trained += 1
                 if step % 20 == 0:  # reading the totals waits for the device
                     elapsed = time.perf_counter() - start
                     bar.set_postfix(
-                        loss=f"{totals[0].item() / (step + 1):.3f}",
+                        loss=f"{totals[0].item() / max(trained, 1):.3f}",
                         accuracy=f"{(totals[1] / totals[2]).item():.3f}",
                         images_s=f"{(stats.constituents - before.constituents) / elapsed:.0f}",
                         inputs_s=f"{(stats.composites - before.composites) / elapsed:.0f}",
@@ -345,6 +357,12 @@ class Trainer:
                     )
                 bar.update()
                 asked = time.perf_counter()
+        if not trained:
+            raise ValueError(
+                f"batch_size: got {self.config.batch_size}, but all {steps} batches of epoch "
+                f"{epoch + 1} are of one network input, of which batch norm has no statistics; "
+                "expected a larger one"
+            )
         loss, correct, counted = totals.tolist()
         seconds = time.perf_counter() - start - drawing
         cpu_seconds = time.process_time() - cpu_start - drawing
@@ -357,13 +375,13 @@ class Trainer:
         evaluation = self.evaluate() if self.config.evaluates(epoch) else None
         return EpochMetrics(
             epoch=epoch,
-            loss=loss / steps,
+            loss=loss / trained,
             train_accuracy=correct / counted,
             evaluation=evaluation,
             network_inputs=stats.composites - before.composites,
             constituents=stats.constituents - before.constituents,
             decoded=stats.decoded - before.decoded,
-            steps=steps,
+            steps=trained,
             seconds=seconds,
             cpu_seconds=cpu_seconds,
             wait_seconds=wait_seconds,
@@ -385,7 +403,7 @@ class Trainer:
         with part("forward", seconds), self._autocast():
             logits = (
                 self.model(images, target.regions, target.index_map)
-                if self.config.separate
+                if isinstance(self.model, SeparatedModel)
                 else self.model(images)
             )
         with part("loss", seconds):

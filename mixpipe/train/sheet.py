@@ -61,7 +61,8 @@ def draw_sheet(
         for k, colour in enumerate(_COLOURS[: labels.ids.shape[1]]):
             if labels.ids[position, k] < 0:
                 continue
-            name = classes[int(labels.classes[position, k])]
+            # A folder's name need not be text.
+            name = os.fsencode(classes[int(labels.classes[position, k])]).decode(errors="replace")
             text = f"{name} {labels.weights[position, k]:.2f}"
             y0, x0, y1, x1 = labels.regions[position, k].tolist()
             if y1 == y0:  # a blend has no regions

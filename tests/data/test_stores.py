@@ -2,6 +2,7 @@
 
 import io
 import os
+import pickle
 import tarfile
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from mixpipe.data import (
 )
 from mixpipe.data import cache as cache_module
 from mixpipe.data import folder as folder_module
+from mixpipe.data.cache import cache_folder
 from mixpipe.data.headers import image_size
 
 
@@ -172,6 +174,45 @@ def test_tar_cut_short_is_an_error_not_a_crash(folder, cache, tmp_path):
     os.truncate(path, 1000)
     with pytest.raises(DataError, match="changed while it was open"):
         store.encoded([len(store.index) - 1])
+
+
+def test_a_tar_that_was_cut_short_before_is_no_smaller_data_set(folder, cache, tmp_path, caplog):
+    path = pack(folder, tmp_path / "x.tar")
+    whole = path.read_bytes()
+    with tarfile.open(path) as tar:
+        last = tar.getmembers()[-1]
+    for cut in (last.offset + 100, last.offset_data + 3):  # in a header, in a member
+        path.write_bytes(whole[:cut])
+        with pytest.raises(DataError, match=r"x\.tar: the tar is cut short"):
+            TarStore(path, cache_dir=cache)
+    path.write_bytes(whole[: last.offset])  # as some programs write it
+    store = TarStore(path, cache_dir=cache)
+    assert f"ends after {last.offset} bytes without an end marker" in caplog.text
+    assert len(store.index) > 1
+
+
+def test_a_tar_goes_to_another_process(folder, cache, tmp_path):
+    store = TarStore(pack(folder, tmp_path / "x.tar"), cache_dir=cache)
+    other = pickle.loads(pickle.dumps(store))
+    store.close()
+    assert len(other.encoded([0])[0]) > 0
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        store.encoded([0])
+
+
+def test_a_user_without_a_home_has_a_cache_in_a_temporary_folder(monkeypatch, caplog):
+    def nowhere(*_):
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.setattr("mixpipe.data.cache.platformdirs.user_cache_path", nowhere)
+    assert cache_folder(None).name == f"mixpipe-{os.getuid()}"
+    assert "could not determine the home directory" in caplog.text
+
+
+def test_a_cache_that_cannot_take_the_embedded_images_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="embedded images cannot be expanded there .*cache_dir="):
+        embedded("train", cache_dir=tmp_path / "file")
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar"])

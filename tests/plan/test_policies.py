@@ -629,3 +629,24 @@ def test_settings_can_be_read():
     ):
         assert part in text
     assert replace(InfoBatch(epochs=9), rate=0.2).rate == 0.2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"drop": 0.5}, "drop: got 0.5, expected a mixpipe.Drop"),
+        ({"adaptive": True}, "adaptive: got True, expected a mixpipe.Adaptive"),
+        ({"pairing": "random"}, "pairing: got 'random', expected a mixpipe.Pairing"),
+        ({"tiers": [2, 4]}, r"tiers: got 2 among them, expected Tier\(k, rule\)"),
+        ({"layout": Split}, "layout: got <class .*Split'>, expected a layout such as"),
+    ],
+)
+def test_arguments_of_another_kind_are_named_at_once(options, message):
+    with pytest.raises(TypeError, match=message):
+        MixTrain(**options)
+
+
+def test_a_number_of_constituents_is_whole():
+    with pytest.raises(ValueError, match=r"k: got 2.0, expected 2 to 4"):
+        MixTrain(k=2.0)
+    assert MixTrain(k=np.int64(2)).max_constituents == 2

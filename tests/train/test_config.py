@@ -44,6 +44,11 @@ def test_the_rate_rises_then_falls_to_zero():
     assert math.isclose(rates[100], 0, abs_tol=1e-9)
 
 
+def test_a_decoding_device_that_is_none_is_named():
+    with pytest.raises(ValueError, match="decode_device: expected cpu, cuda or cuda:N, got 'gpu'"):
+        TrainConfig(decode_device="gpu").require_device()
+
+
 def test_the_default_rate_follows_the_batch_size():
     assert peak_rate(TrainConfig(batch_size=256)) == 2 * peak_rate(TrainConfig(batch_size=128))
     assert peak_rate(TrainConfig(lr=0.3, batch_size=256)) == 0.3

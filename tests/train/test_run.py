@@ -144,6 +144,41 @@ def test_a_summary_before_any_evaluation_says_so(config):
         trainer(config).summary()
 
 
+def test_batches_of_one_input_are_no_training(config):
+    options = PolicyOptions(rule="random", threshold=1.0, warmup_epochs=0)
+    run = trainer(replace(config, epochs=1, batch_size=2), options=options)
+    with pytest.raises(ValueError, match="batch_size: got 2, but all .* are of one network input"):
+        run.fit()
+    run = trainer(replace(config, epochs=1, batch_size=19), options=PolicyOptions("plain"))
+    assert run.fit().steps == 5  # of 96 images, the last of which is alone
+
+
+def test_a_model_that_cannot_be_separated_trains_plainly(config):
+    config = replace(config, epochs=1, model="squeezenet1_1", size=32)
+    with pytest.raises(TypeError, match="separate_regions: SqueezeNet .*--no-separate"):
+        trainer(config)
+    run = trainer(config, options=PolicyOptions("plain"))
+    assert run.model is run.network
+    assert run.fit().steps > 0
+    trainer(replace(config, separate=False)).fit()
+
+
+def test_a_full_disk_is_named(config, tmp_path, monkeypatch):
+    """As torch.save says it: by an error of its own on top."""
+
+    def save(state, file):
+        try:
+            raise OSError(28, "No space left on device")
+        finally:
+            raise RuntimeError("unexpected pos 171776 vs 171672")
+
+    run = trainer(replace(config, epochs=1), tmp_path)
+    monkeypatch.setattr("torch.save", save)
+    with pytest.raises(OSError, match=r"checkpoint\.pt: cannot be written .*No space left.*still"):
+        run.fit()
+    assert not run.saved
+
+
 @pytest.mark.parametrize("model", ["mobilenet_small", "vit_small", "resnet18"])
 def test_every_kind_of_model_trains_on_composites(config, model):
     run = trainer(replace(config, epochs=2, model=model), options=replace(MIX, warmup_epochs=0))

@@ -31,6 +31,12 @@ def embedded(split: str, *, cache_dir: str | os.PathLike[str] | None = None) -> 
     name = f"fashion-mnist-{hashlib.sha256(packed).hexdigest()[:16]}.tar"
     path = cache_folder(cache_dir) / name
     if not path.exists():
-        with write_whole(path) as target:
-            target.write(lzma.decompress(packed))
+        try:
+            with write_whole(path) as target:
+                target.write(lzma.decompress(packed))
+        except OSError as error:
+            raise OSError(
+                f"{path}: the embedded images cannot be expanded there ({error}); name another "
+                "folder by cache_dir=, or by XDG_CACHE_HOME in the environment"
+            ) from error
     return TarStore(path, prefix=split, cache_dir=cache_dir, progress=False)

@@ -247,7 +247,7 @@ def train(
             )
         try:
             runs = [trainer.fit(lambda metrics: _print_epoch(policy, metrics))]
-        except (Exception, KeyboardInterrupt):
+        except (DecodeError, OSError, KeyboardInterrupt):  # what does not come again
             if trainer.saved:
                 typer.echo(
                     f"stopped; go on with the same command and --resume {trainer.checkpoint}"

@@ -44,6 +44,8 @@ __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "LoaderStats", "MixLoader"]
 
 logger = logging.getLogger(__name__)
 
+_STATE = {"data", "batches", "seed", "epoch", "position", "plan", "table", "policy"}
+
 
 @dataclass
 class LoaderStats:
@@ -313,7 +315,7 @@ class MixLoader:
         Raises:
             ValueError: the state is of another data set, or of batches counted otherwise.
         """
-        missing = self.state_dict().keys() - state.keys()
+        missing = _STATE - state.keys()
         if missing:
             raise ValueError(
                 f"state: got {', '.join(map(str, state)) or 'nothing'}, without "
@@ -483,11 +485,7 @@ class MixLoader:
 
 def _canvas(size: int | tuple[int, int]) -> tuple[int, int]:
     try:
-        return operator.index(size), operator.index(size)  # type: ignore[arg-type]
-    except TypeError:
-        pass
-    try:
-        height, width = size  # type: ignore[misc]
+        height, width = size if isinstance(size, (tuple, list)) else (size, size)
         return operator.index(height), operator.index(width)
     except (TypeError, ValueError):
         raise TypeError(

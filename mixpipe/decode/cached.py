@@ -16,11 +16,12 @@ from mixpipe.decode.feed import check_job
 from mixpipe.kernels import Rectangles
 from mixpipe.plan import DecodeJob
 
-__all__ = ["CachedDecoder"]
+__all__ = ["CachedDecoder", "free_bytes"]
 
 # Decoded at a time while the cache is filled: DALI keeps what its largest batches took.
 _BATCH = 256
 _BATCH_BYTES = 2**24
+_CGROUPS = Path("/sys/fs/cgroup")  # where a container finds its limits
 
 
 class CachedDecoder:
@@ -134,9 +135,6 @@ def _room(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return free_bytes()
-
-
-_CGROUPS = Path("/sys/fs/cgroup")
 
 
 def free_bytes() -> int:

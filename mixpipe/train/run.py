@@ -307,6 +307,9 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.metrics = [_metrics(m) for m in state["metrics"]]
+        self.saved = self.checkpoint is not None and checkpoint.resolve() == (
+            self.checkpoint.resolve()
+        )
         torch.set_rng_state(state["random"])
         if torch.cuda.is_available() and state["random_cuda"]:
             torch.cuda.set_rng_state_all(state["random_cuda"])

@@ -188,23 +188,23 @@ def test_more_than_the_memory_is_refused(store, monkeypatch):
 
 def test_a_containers_memory_is_what_its_limit_leaves(tmp_path, monkeypatch):
     monkeypatch.setattr("mixpipe.decode.cached._CGROUPS", tmp_path)
-    for name, text in (
-        ("memory.max", "10000000\n"),
-        ("memory.current", "7000000\n"),
-        ("memory.stat", "anon 5000000\ninactive_file 1500000\n"),
-    ):
-        (tmp_path / name).write_text(text)
+
+    def write(folder, limit, used, stat):
+        folder.mkdir(exist_ok=True)
+        for name, text in {**limit, **used, "memory.stat": stat}.items():
+            (folder / name).write_text(f"{text}\n")
+
+    stat = "anon 5000000\ninactive_file 1500000"
+    write(tmp_path, {"memory.max": 10_000_000}, {"memory.current": 7_000_000}, stat)
     assert _room(torch.device("cpu")) == 4_500_000
-    (tmp_path / "memory.max").write_text("max\n")
+    write(tmp_path, {"memory.max": "max"}, {"memory.current": 7_000_000}, stat)
     assert _room(torch.device("cpu")) > 10_000_000
-    old = tmp_path / "memory"  # as version 1 has it
-    old.mkdir()
-    for name, text in (
-        ("memory.limit_in_bytes", "2000000"),
-        ("memory.usage_in_bytes", "2500000"),
-        ("memory.stat", "total_inactive_file 100000\n"),
-    ):
-        (old / name).write_text(text)
+    write(  # as version 1 has it
+        tmp_path / "memory",
+        {"memory.limit_in_bytes": 2_000_000},
+        {"memory.usage_in_bytes": 2_500_000},
+        "total_inactive_file 100000",
+    )
     assert _room(torch.device("cpu")) == 100_000
 
 

@@ -68,6 +68,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(config, tmp_path):
     resumed = trainer(config, tmp_path / "stopped")
     resumed.resume(tmp_path / "stopped" / "checkpoint.pt")
     assert len(resumed.metrics) == 1
+    assert resumed.saved  # and can be resumed again
     assert resumed.optimizer.param_groups[0]["fused"]  # this device's, whatever was saved
     result = resumed.fit()
     assert result.accuracy == expected.accuracy

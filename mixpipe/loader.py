@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mixpipe import kernels
 from mixpipe.ahead import Ahead
+from mixpipe.blocks import Blocks
 from mixpipe.data import Store, open_store
 from mixpipe.decode import CachedDecoder, Decoder
 from mixpipe.kernels.compose import IMAGENET_MEAN, IMAGENET_STD
@@ -192,6 +193,12 @@ class MixLoader:
         self.cache = cache
         self._decoder = CachedDecoder(decoder) if cache else decoder
         self._ahead = Ahead(self.device)
+        # On a GPU torch's allocator does as much.
+        self._blocks = (
+            Blocks(batch_size, self.canvas, dtype, memory_format == torch.channels_last)
+            if self.device.type == "cpu"
+            else None
+        )
         self._process: int | None = None  # which runs its loops
         self._told = False  # that losses are missing
         self._labels = torch.as_tensor(self.store.index.labels if labels is None else labels).cpu()
@@ -476,6 +483,7 @@ class MixLoader:
             std=self.std,
             dtype=self.dtype,
             channels_last=self.memory_format == torch.channels_last,
+            out=None if self._blocks is None else self._blocks.empty(len(batch.ids)),
         )
         self.stats.composites += len(batch.ids)
         self.stats.constituents += int(np.count_nonzero(batch.ids >= 0))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "mixpipe"
-LAYERS = ["_C", "kernels", "data", "plan", "decode", "target", "trace", "ahead", "loader"]
+LAYERS = ["_C", "kernels", "data", "plan", "decode", "target", "trace", "ahead", "blocks", "loader"]
 LAYERS += ["masks", "nn", "report", "train", "bench", "doctor", "cli", "__main__"]
 INDEPENDENT = {"data": {"kernels"}, "plan": {"data"}}
 

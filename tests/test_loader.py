@@ -1,11 +1,13 @@
 """MixLoader against the plain image, against torchvision, and against being interrupted."""
 
 import gc
+import mmap
 import os
 import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -107,6 +109,29 @@ def test_a_cache_changes_no_batch(store, policy):
     resumed = make(store, policy, cache=True)
     resumed.load_state_dict(plain.state_dict())
     assert_same(run_epoch(resumed), run_epoch(plain))
+
+
+def test_a_few_blocks_of_memory_serve_all_batches_that_are_not_kept(store, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        "mixpipe.blocks.mmap",
+        SimpleNamespace(mmap=lambda *args, **more: made.append(args) or mmap.mmap(*args, **more)),
+    )
+    loader = make(store, "tiers")
+    batches = sum(1 for _ in range(4) for _ in loader)
+    # The one in use, the next one and the one in the making; and for an epoch's first batches those
+    # of the epoch before may not be gone yet.
+    assert 1 <= len(made) <= 5 < batches
+
+
+def test_batches_that_are_kept_stay_as_they_are(store):
+    loader = make(store, "tiers")
+    kept, copies = [], []
+    for _ in range(3):
+        for images, _ in loader:
+            kept.append(images)
+            copies.append(images.clone())
+    assert all(torch.equal(a, b) for a, b in zip(kept, copies, strict=True))
 
 
 def test_labels_are_those_of_the_samples(store):

@@ -1,0 +1,85 @@
+"""Memory for batches that is used again, and never while anybody looks at it."""
+
+import os
+
+import pytest
+import torch
+
+from mixpipe.blocks import Blocks
+
+SIZE = (4, 6)
+
+
+def blocks(dtype=torch.float32, channels_last=False):
+    return Blocks(3, SIZE, dtype, channels_last)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_batches_are_those_of_torch_empty(dtype, channels_last, batch):
+    ours = blocks(dtype, channels_last).empty(batch)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    theirs = torch.empty(batch, 3, *SIZE, dtype=dtype, memory_format=memory_format)
+    assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+    assert ours.stride() == theirs.stride()
+    assert ours.data_ptr() % 64 == 0
+    ours.fill_(1)
+    assert ours.sum() == ours.numel()
+
+
+def test_a_block_is_used_again():
+    some = blocks()
+    first = some.empty(3)
+    address = first.data_ptr()
+    del first
+    assert some.empty(2).data_ptr() == address  # a shorter batch too
+    assert some.empty(3).data_ptr() == address
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda batch: batch[1],
+        lambda batch: batch.detach(),
+        lambda batch: batch.numpy(),
+        lambda batch: batch.untyped_storage(),
+        lambda batch: torch.utils.dlpack.to_dlpack(batch),
+        lambda batch: batch.clone().requires_grad_().mul(batch),  # saves it for the backward pass
+    ],
+    ids=["slice", "detached", "array", "storage", "dlpack", "graph"],
+)
+def test_not_while_anybody_looks_at_it(look):
+    some = blocks()
+    batch = some.empty(3)
+    address = batch.data_ptr()
+    kept = look(batch.fill_(7))
+    del batch
+    others = [some.empty(3) for _ in range(4)]
+    assert address not in {other.data_ptr() for other in others}
+    del kept
+    assert address in {other.data_ptr() for other in [*others, some.empty(3)]}
+
+
+def test_few_are_kept_when_many_were_in_use():
+    some = blocks()
+    many = [some.empty(3) for _ in range(20)]
+    assert len({batch.data_ptr() for batch in many}) == 20
+    many.clear()
+    assert len(some._free) == 2
+
+
+def test_batches_outlive_what_gave_them():
+    some = blocks()
+    batch = some.empty(3).fill_(7)
+    del some
+    assert batch.eq(7).all()
+
+
+def test_a_forked_child_writes_into_its_own():
+    batch = blocks().empty(3).fill_(7)
+    if os.fork() == 0:
+        batch.numpy()[:] = 8
+        os._exit(0)
+    assert os.wait()[1] == 0
+    assert batch.eq(7).all()

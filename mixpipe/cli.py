@@ -12,7 +12,8 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from mixpipe.bench import bench, console, print_figures
+from mixpipe import __version__
+from mixpipe.bench import JsonFile, bench, console, print_figures
 from mixpipe.decode import DecodeError
 from mixpipe.doctor import diagnose
 from mixpipe.report import environment, write_report
@@ -59,9 +60,6 @@ Cache = Annotated[
     ),
 ]
 Output = Annotated[Path, typer.Option(help="Folder for what the run writes.")]
-JsonFile = Annotated[
-    Path | None, typer.Option("--json", dir_okay=False, help="Also write the results here.")
-]
 
 
 def main() -> None:
@@ -73,6 +71,22 @@ def main() -> None:
         logger.debug("", exc_info=True)
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(2) from None
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mixpipe {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_say_version, help="Its version.")
+    ] = False,
+) -> None:
+    """What stands before a command."""
 
 
 @app.command()

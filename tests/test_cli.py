@@ -8,6 +8,7 @@ from rich.text import Text
 from typer.main import get_command
 from typer.testing import CliRunner
 
+import mixpipe
 from mixpipe import cli
 from mixpipe.train import PolicyOptions, TrainConfig, Trainer, make_policy
 
@@ -47,6 +48,18 @@ def test_train_writes_a_report(run, folder, tmp_path):
     ]
     for name in ("plain", "plain-shortened", "mixtrain"):
         assert name in result.stdout
+
+
+def test_it_says_its_version(run):
+    assert run("--version").stdout == f"mixpipe {mixpipe.__version__}\n"
+
+
+def test_a_results_file_that_cannot_be_written_is_named_before_the_work(run, folder, tmp_path):
+    (tmp_path / "file").touch()
+    for command in (("train", folder, *SMALL), ("profile", folder), ("bench", "plan")):
+        with pytest.raises(OSError, match="file"):
+            run(*command, "--json", tmp_path / "file" / "out.json")
+        assert run(*command, "--json", tmp_path).exit_code == 2  # a folder
 
 
 def test_profile_needs_no_validation_images(run, folder, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from shutil import get_terminal_size
 from typing import Annotated, Any
@@ -18,13 +19,29 @@ from mixpipe.bench.rivals import Settings
 from mixpipe.bench.steady import steady_figures, watch_epochs
 from mixpipe.report import Figure, write_report
 
-__all__ = ["bench", "console", "print_figures"]
+__all__ = ["JsonFile", "bench", "console", "print_figures"]
 
 bench = typer.Typer(no_args_is_help=True, help="Measure, against everything else.")
 PAGES = [Path("docs/benchmarks.md"), Path("docs/method.md")]
 # Wide enough for the tables where there is no terminal to ask.
 console = Console(highlight=False, soft_wrap=True, width=max(get_terminal_size().columns, 110))
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the results here.")]
+
+
+def _to_be_written(file: Path | None) -> Path | None:
+    """Before hours of work and not after them; its folder is made."""
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(file.parent, os.W_OK):
+            raise typer.BadParameter(f"nothing can be written into the folder {file.parent}")
+    return file
+
+
+JsonFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--json", dir_okay=False, callback=_to_be_written, help="Also write the results here."
+    ),
+]
 
 
 @bench.command("method")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -121,11 +122,16 @@ def _walk(root: Path, folder: str) -> dict[str, Files]:
                 found.update(_walk(root, f"{folder}/{entry.name}"))
             elif is_image(entry.name):
                 try:
-                    stat = entry.stat()
+                    facts = entry.stat()
                 except OSError:  # a dangling link: an unreadable image, and reported as one
                     files.add(entry.name, 0, 0)
-                else:
-                    files.add(entry.name, stat.st_size, stat.st_mtime_ns)
+                    continue
+                if not stat.S_ISREG(facts.st_mode):  # opening a pipe waits for who writes into it
+                    raise DataError(
+                        f"{entry.path}: expected an image file, found a pipe, socket or device; "
+                        "remove it or rename it"
+                    )
+                files.add(entry.name, facts.st_size, facts.st_mtime_ns)
     return found
 
 

@@ -149,6 +149,12 @@ def test_links_are_followed(folder, cache, tmp_path):
     assert store.index.widths[0] == 12
 
 
+def test_a_pipe_is_named_instead_of_waited_for(folder, cache):
+    os.mkfifo(folder / "dog" / "pipe.png")
+    with pytest.raises(DataError, match=r"dog/pipe\.png: expected an image file, found a pipe"):
+        open_folder(folder, cache)
+
+
 def test_dangling_link_is_an_unreadable_image(folder, cache):
     (folder / "dog" / "gone.png").symlink_to(folder / "nowhere.png")
     with pytest.raises(DataError, match=r"dog/gone\.png: cannot be read .*skip_unreadable=True"):

@@ -193,12 +193,7 @@ class MixLoader:
         self.cache = cache
         self._decoder = CachedDecoder(decoder) if cache else decoder
         self._ahead = Ahead(self.device)
-        # On a GPU torch's allocator does as much.
-        self._blocks = (
-            Blocks(batch_size, self.canvas, dtype, memory_format == torch.channels_last)
-            if self.device.type == "cpu"
-            else None
-        )
+        self._blocks = Blocks()
         self._process: int | None = None  # which runs its loops
         self._told = False  # that losses are missing
         self._labels = torch.as_tensor(self.store.index.labels if labels is None else labels).cpu()
@@ -468,6 +463,10 @@ class MixLoader:
         )
         if self.device.type == "cuda":  # only pinned memory is copied without the host waiting
             target = target.pin_memory().to(self.device, non_blocking=True)
+        channels_last = self.memory_format == torch.channels_last
+        out = None  # on a GPU torch's allocator keeps freed blocks
+        if self.device.type == "cpu":
+            out = self._blocks.empty(len(batch.ids), self.canvas, self.dtype, channels_last)
         images = kernels.compose_resampled(
             rectangles,
             torch.from_numpy(job.windows - origins.astype(np.float32)),
@@ -482,8 +481,8 @@ class MixLoader:
             mean=self.mean,
             std=self.std,
             dtype=self.dtype,
-            channels_last=self.memory_format == torch.channels_last,
-            out=None if self._blocks is None else self._blocks.empty(len(batch.ids)),
+            channels_last=channels_last,
+            out=out,
         )
         self.stats.composites += len(batch.ids)
         self.stats.constituents += int(np.count_nonzero(batch.ids >= 0))

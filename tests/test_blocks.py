@@ -10,15 +10,15 @@ from mixpipe.blocks import Blocks
 SIZE = (4, 6)
 
 
-def blocks(dtype=torch.float32, channels_last=False):
-    return Blocks(3, SIZE, dtype, channels_last)
+def empty(blocks, batch):
+    return blocks.empty(batch, SIZE, torch.float32, False)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_batches_are_those_of_torch_empty(dtype, channels_last, batch):
-    ours = blocks(dtype, channels_last).empty(batch)
+    ours = Blocks().empty(batch, SIZE, dtype, channels_last)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     theirs = torch.empty(batch, 3, *SIZE, dtype=dtype, memory_format=memory_format)
     assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
@@ -29,12 +29,12 @@ def test_batches_are_those_of_torch_empty(dtype, channels_last, batch):
 
 
 def test_a_block_is_used_again():
-    some = blocks()
-    first = some.empty(3)
+    some = Blocks()
+    first = empty(some, 3)
     address = first.data_ptr()
     del first
-    assert some.empty(2).data_ptr() == address  # a shorter batch too
-    assert some.empty(3).data_ptr() == address
+    assert empty(some, 2).data_ptr() == address  # a shorter batch too
+    assert empty(some, 3).data_ptr() == address
 
 
 @pytest.mark.parametrize(
@@ -50,34 +50,46 @@ def test_a_block_is_used_again():
     ids=["slice", "detached", "array", "storage", "dlpack", "graph"],
 )
 def test_not_while_anybody_looks_at_it(look):
-    some = blocks()
-    batch = some.empty(3)
+    some = Blocks()
+    batch = empty(some, 3)
     address = batch.data_ptr()
     kept = look(batch.fill_(7))
     del batch
-    others = [some.empty(3) for _ in range(4)]
+    others = [empty(some, 3) for _ in range(4)]
     assert address not in {other.data_ptr() for other in others}
     del kept
-    assert address in {other.data_ptr() for other in [*others, some.empty(3)]}
+    assert address in {other.data_ptr() for other in [*others, empty(some, 3)]}
+
+
+def test_a_larger_batch_changes_the_size_of_all():
+    some = Blocks()
+    small, kept = empty(some, 2), empty(some, 2).fill_(7)
+    del small
+    large = empty(some, 3).fill_(8)
+    address = large.data_ptr()
+    assert kept.eq(7).all()
+    del kept, large
+    assert empty(some, 2).data_ptr() == address
+    assert len(some._free) == 1  # the small ones are gone
 
 
 def test_few_are_kept_when_many_were_in_use():
-    some = blocks()
-    many = [some.empty(3) for _ in range(20)]
+    some = Blocks()
+    many = [empty(some, 3) for _ in range(20)]
     assert len({batch.data_ptr() for batch in many}) == 20
     many.clear()
     assert len(some._free) == 2
 
 
 def test_batches_outlive_what_gave_them():
-    some = blocks()
-    batch = some.empty(3).fill_(7)
+    some = Blocks()
+    batch = empty(some, 3).fill_(7)
     del some
     assert batch.eq(7).all()
 
 
 def test_a_forked_child_writes_into_its_own():
-    batch = blocks().empty(3).fill_(7)
+    batch = empty(Blocks(), 3).fill_(7)
     if os.fork() == 0:
         batch.numpy()[:] = 8
         os._exit(0)

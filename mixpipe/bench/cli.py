@@ -14,7 +14,10 @@ from rich.table import Table
 from mixpipe.bench import kernels, method, page, plan
 from mixpipe.bench.corpus import make_corpus
 from mixpipe.bench.loader import compare_loaders, loader_figures
+from mixpipe.bench.outcome import method_figures, summarise
 from mixpipe.bench.parts import PARTS, time_parts
+from mixpipe.bench.plots import draw_method
+from mixpipe.bench.presets import PRESETS
 from mixpipe.bench.rivals import Settings
 from mixpipe.bench.steady import steady_figures, watch_epochs
 from mixpipe.report import Figure, write_report
@@ -46,7 +49,7 @@ JsonFile = Annotated[
 
 @bench.command("method")
 def method_command(
-    preset: Annotated[str, typer.Option(help=f"One of {', '.join(method.PRESETS)}.")] = "quick",
+    preset: Annotated[str, typer.Option(help=f"One of {', '.join(PRESETS)}.")] = "quick",
     data: Annotated[
         str | None, typer.Option(help="Image folder, or Fashion-MNIST's original files.")
     ] = None,
@@ -71,9 +74,9 @@ def method_command(
     json_file: JsonFile = None,
 ) -> None:
     """Train by MixTrain and by its rivals, at equal cost, over seeds; goes on where it stopped."""
-    if preset not in method.PRESETS:
-        raise ValueError(f"--preset: expected one of {', '.join(method.PRESETS)}, got {preset!r}")
-    chosen = method.PRESETS[preset]
+    if preset not in PRESETS:
+        raise ValueError(f"--preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
+    chosen = PRESETS[preset]
     done = method.run_preset(
         chosen,
         runs or Path("runs") / f"method-{preset}",
@@ -88,8 +91,8 @@ def method_command(
         in_turns=in_turns,
         progress=console.is_terminal,
     )
-    rows = method.summarise(done)
-    figures = method.method_figures(rows)
+    rows = summarise(done)
+    figures = method_figures(rows)
     columns = ("way", "accuracy %", "±", "network inputs", "saved", "steps", "seconds", "seeds")
     table = Table(*columns, title=chosen.about)
     for row in rows:
@@ -108,7 +111,7 @@ def method_command(
     print_figures(figures)
     if json_file is not None:
         write_report(json_file, rows, figures)
-        method.draw(json_file.with_suffix(".png"), rows, chosen.about)
+        draw_method(json_file.with_suffix(".png"), rows, chosen.about)
         console.print(f"written to {json_file} and {json_file.with_suffix('.png')}")
 
 

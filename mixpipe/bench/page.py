@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from mixpipe.bench import method, rounds
+from mixpipe.bench import plots
 from mixpipe.bench.parts import PARTS
 from mixpipe.report import open_beside
 from mixpipe.train.config import TrainConfig, peak_rate
@@ -313,148 +311,11 @@ def _config(row: Row) -> dict[str, Any]:
     return {**config.as_dict(), "lr": peak_rate(config)}
 
 
-# A dozen that can be told apart.
-_COLOURS = (*(f"C{number}" for number in range(10)), "black", "navy")
-
-
-def _draw_plan(path: Path, rows: Sequence[Row], title: str) -> None:
-    """CPU nanoseconds a sample against samples, a line a policy."""
-    plans = [row for row in rows if "policy" in row]
-    policies = dict.fromkeys(row["policy"] for row in plans)
-    with _canvas(path, (9, 5)) as figure:
-        axes = figure.subplots()
-        for policy, colour, marker in zip(
-            policies, itertools.cycle(_COLOURS), itertools.cycle("osD^v"), strict=False
-        ):
-            line = [row for row in plans if row["policy"] == policy]
-            axes.plot(
-                [row["samples"] for row in line],
-                [1e9 * row["cpu_seconds"] / row["samples"] for row in line],
-                f"{marker}-",
-                color=colour,
-                label=policy,
-            )
-        axes.set_xscale("log")
-        axes.set(xlabel="samples", ylabel="CPU nanoseconds a sample")
-        axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.3)
-        figure.legend(loc="outside right upper", fontsize=9, frameon=False)
-
-
-def _draw_kernels(path: Path, rows: Sequence[Row], title: str) -> None:
-    """How many times mixpipe's time each way takes, a panel a case."""
-    rivals = [row for row in rows if row["way"] not in ("mixpipe", "reference")]
-    cases = [
-        [row for row in rivals if row["case"] == case]
-        for case in dict.fromkeys(row["case"] for row in rivals)
-    ]
-    lines = [len(case) + 1 for case in cases]  # one for the panel's title
-    colours = {
-        "torch eager": "tab:blue",
-        "torch.compile": "tab:purple",
-        "copy of as many bytes": "tab:gray",
-    }
-    with _canvas(path, (9, 1 + 0.23 * sum(lines))) as figure:
-        panels = figure.subplots(
-            len(cases),
-            sharex=True,
-            squeeze=False,
-            height_ratios=lines,
-            subplot_kw={"xscale": "log"},
-        )
-        for axes, case in zip(panels.flat, cases, strict=True):
-            for place, row in enumerate(case):
-                colour = colours.get(row["way"].split(",")[0], "tab:green")
-                median, most = row["ratio"]["median"], row["ratio"]["most"]
-                # From 1: a log scale has no zero to begin at.
-                axes.barh(place, median - 1, left=1, xerr=_reach(row["ratio"]), color=colour)
-                axes.annotate(
-                    f"{median:.3g}",
-                    (max(most, 1), place),
-                    (5, 0),
-                    textcoords="offset points",
-                    va="center_baseline",
-                    fontsize=9,
-                )
-            axes.set_yticks(range(len(case)), [row["way"] for row in case], fontsize=9)
-            axes.set_ylim(len(case) - 0.5, -0.5)  # the first on top
-            axes.set_title(case[0]["case"], fontsize=9, fontweight="bold", loc="left")
-            axes.axvline(1, color="black", linewidth=0.8)
-            axes.margins(x=0.12)
-            axes.grid(alpha=0.3, axis="x")
-            axes.set_axisbelow(True)
-        panels.flat[-1].xaxis.set_major_formatter("{x:g}")
-        panels.flat[-1].set_xlabel("time over mixpipe's: median, least and most")
-
-
-def _draw_loader(path: Path, rows: Sequence[Row], title: str) -> None:
-    """CPU milliseconds an output and outputs a second, with what the rounds spread over; parts."""
-    measured = [row for row in rows if "cpu_ms_per_output" in row]
-    names = [f"{row['kind']}: {row['name']}" for row in measured]
-    split = [row for row in rows if row["kind"] == "parts"]
-    lines = [3 + len(measured), *([4 + len(split)] if split else [])]
-    with _canvas(path, (9, 0.27 * sum(lines))) as figure:
-        above, *below = figure.subfigures(len(lines), height_ratios=lines, squeeze=False)[:, 0]
-        both = above.subplots(ncols=2, sharey=True)
-        for axes, key, label in zip(
-            both,
-            ("cpu_ms_per_output", "outputs_per_s"),
-            ("CPU milliseconds an output", "outputs/s"),
-            strict=True,
-        ):
-            for place, row in enumerate(measured):
-                colour = "tab:orange" if row["name"].startswith("mixpipe") else "tab:blue"
-                spread = rounds.spread([each[key] for each in row["rounds"]])
-                axes.barh(place, spread["median"], xerr=_reach(spread), color=colour)
-            axes.set_xlabel(label)
-            axes.grid(alpha=0.3, axis="x")
-            axes.set_axisbelow(True)
-        both[0].set_yticks(range(len(measured)), names, fontsize=9)
-        both[0].set_ylim(len(measured) - 0.4, -0.6)  # the first on top
-        above.supxlabel("median, least and most of the rounds", fontsize=9)
-        for panel in below:
-            _draw_parts(panel.subplots(), split)
-
-
-def _draw_parts(axes: Any, rows: Sequence[Row]) -> None:
-    """What the CPU time of a composite is made of."""
-    reached = [0.0] * len(rows)
-    for part in PARTS:
-        widths = [row["cpu_ms_of"][part]["median"] for row in rows]
-        axes.barh(range(len(rows)), widths, left=reached, label=part)
-        reached = [left + width for left, width in zip(reached, widths, strict=True)]
-    axes.set_yticks(range(len(rows)), [f"composite of {row['name']}" for row in rows], fontsize=9)
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlabel("CPU milliseconds a composite, by part")
-    axes.grid(alpha=0.3, axis="x")
-    axes.set_axisbelow(True)
-    axes.legend(fontsize=9, frameon=False)
-
-
-def _reach(spread: Row) -> list[list[float]]:
-    """How far a bar's whiskers go, down and up."""
-    median = spread["median"]
-    return [[median - spread["least"]], [spread["most"] - median]]
-
-
-@contextmanager
-def _canvas(path: Path, size: tuple[float, float]) -> Iterator[Any]:
-    """A figure to draw in; it is written to ``path`` when the block ends well."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    yield figure
-    with open_beside(path) as file:
-        figure.savefig(file, format="png", dpi=120)
-
-
 _DRAWN: Mapping[str, Callable[[Path, Sequence[Row], str], None]] = {
-    "plan": _draw_plan,
-    "kernels": _draw_kernels,
-    "loader": _draw_loader,
-    "method": method.draw,
+    "plan": plots.draw_plan,
+    "kernels": plots.draw_kernels,
+    "loader": plots.draw_loader,
+    "method": plots.draw_method,
 }
 _TABLES: Mapping[str, Callable[[Sequence[Row]], list[str]]] = {
     "plan": _plan_tables,

@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mixpipe import cli
-from mixpipe.bench import method
+from mixpipe.bench import method, outcome, plots, presets
 from mixpipe.bench.fashion import CLASSES, build_tar
 from mixpipe.report import write_report
 from mixpipe.train import PolicyOptions, TrainConfig, Trainer, make_policy
@@ -21,11 +21,11 @@ from mixpipe.train import PolicyOptions, TrainConfig, Trainer, make_policy
 def preset(folder):
     config = TrainConfig(data=str(folder), size=28, epochs=4, batch_size=16, threads=1)
     rows = (
-        method.PLAIN,
-        method.Row("plain-shortened 1.6", PolicyOptions("plain"), 1.6),
-        method.Row("MixTrain 1.6", PolicyOptions(speedup=1.3)),
+        presets.PLAIN,
+        presets.Row("plain-shortened 1.6", PolicyOptions("plain"), 1.6),
+        presets.Row("MixTrain 1.6", PolicyOptions(speedup=1.3)),
     )
-    return method.Preset("shapes", config, rows=rows, seeds=2)
+    return presets.Preset("shapes", config, rows=rows, seeds=2)
 
 
 def test_runs_are_kept_and_not_run_again(preset, tmp_path):
@@ -37,7 +37,7 @@ def test_runs_are_kept_and_not_run_again(preset, tmp_path):
     assert len(both) == 6
     assert all(path.stat().st_mtime_ns == time for path, time in files.items())
     # Nor where only a results file is left of them.
-    write_report(tmp_path / "report.json", method.summarise(first), [])
+    write_report(tmp_path / "report.json", outcome.summarise(first), [])
     known = method.known_runs(tmp_path / "report.json")
     again = method.run_preset(preset, tmp_path / "new", seeds=1, known=known, progress=False)
     assert again == first
@@ -57,7 +57,7 @@ def test_runs_are_kept_and_not_run_again(preset, tmp_path):
 
 def test_runs_side_by_side_or_in_turns_are_the_same_runs(preset, tmp_path):
     preset = replace(preset, config=replace(preset.config, epochs=2), seeds=1)
-    rows = (*preset.rows[:2], method.Row("MixTrain 1.3", PolicyOptions(speedup=1.3, final=0.0)))
+    rows = (*preset.rows[:2], presets.Row("MixTrain 1.3", PolicyOptions(speedup=1.3, final=0.0)))
     preset = replace(preset, rows=rows)
     alone = method.run_preset(preset, tmp_path / "alone", progress=False)
     together = method.run_preset(preset, tmp_path / "together", jobs=2, progress=False)
@@ -78,7 +78,7 @@ def test_runs_side_by_side_or_in_turns_are_the_same_runs(preset, tmp_path):
         method.run_preset(preset, tmp_path, jobs=0, progress=False)
     with pytest.raises(ValueError, match="in_turns: expected jobs of 1, got 2"):
         method.run_preset(preset, tmp_path, jobs=2, in_turns=True, progress=False)
-    broken = replace(preset, rows=(method.Row("MixTrain 9", PolicyOptions(speedup=9.0)), *rows))
+    broken = replace(preset, rows=(presets.Row("MixTrain 9", PolicyOptions(speedup=9.0)), *rows))
     with pytest.raises(ValueError, match="speedup: got 9, but the largest attainable"):
         method.run_preset(broken, tmp_path / "broken", jobs=2, progress=False)
 
@@ -91,18 +91,18 @@ def test_seconds_are_compared_of_runs_that_were_made_alike():
 
     plain = [run(0, 100, 400, 1), run(1, 900, 400, 2), {**run(2, 1, 400, 1), "side_by_side": None}]
     mixed = [run(0, 50, 160, 1), run(1, 450, 160, 2), run(2, 1, 160, 1), run(3, 1, 160, 1)]
-    assert method._shares_kept(plain, mixed, "seconds", 1) == [2 / 2.5]
-    assert method._shares_kept(plain, mixed, "seconds", 99) == [2 / 2.5, 2 / 2.5]
+    assert outcome._shares_kept(plain, mixed, "seconds", 1) == [2 / 2.5]
+    assert outcome._shares_kept(plain, mixed, "seconds", 99) == [2 / 2.5, 2 / 2.5]
     del plain[2]["side_by_side"], mixed[2]["side_by_side"]  # as in old results
-    assert len(method._shares_kept(plain, mixed, "seconds", 99)) == 2
+    assert len(outcome._shares_kept(plain, mixed, "seconds", 99)) == 2
     mixed[0] = run(0, 50, 160, 1, cached=True)  # old results were not
-    assert method._shares_kept(plain, mixed, "seconds", 1) == []
+    assert outcome._shares_kept(plain, mixed, "seconds", 1) == []
     plain[0] = run(0, 100, 400, 1, cached=True, in_turns=True)
-    assert method._shares_kept(plain, mixed, "seconds", 1) == []
+    assert outcome._shares_kept(plain, mixed, "seconds", 1) == []
     plain[0] = run(0, 100, 400, 1, cached=True)
-    assert method._shares_kept(plain, mixed, "seconds", 1) == [2 / 2.5]
+    assert outcome._shares_kept(plain, mixed, "seconds", 1) == [2 / 2.5]
     plain[0] = run(0, 100, 400, 1, cpu="another", cached=True)
-    assert method._shares_kept(plain, mixed, "seconds", 1) == []
+    assert outcome._shares_kept(plain, mixed, "seconds", 1) == []
 
 
 def test_the_same_run_is_judged_on_another_split(preset, tmp_path, folder):
@@ -123,7 +123,7 @@ def test_the_same_run_is_judged_on_another_split(preset, tmp_path, folder):
     ]
     # As many images of each class.
     by_class = evaluations["train"]["by_class"]
-    (row,) = method.summarise([on_train])
+    (row,) = outcome.summarise([on_train])
     assert row["by_class"] == {name: 100 * right for name, right in by_class.items()}
     assert np.mean(list(by_class.values())) == pytest.approx(on_train["accuracy"])
     assert on_train["accuracy"] != on_val["accuracy"]
@@ -139,7 +139,7 @@ def test_the_same_run_is_judged_on_another_split(preset, tmp_path, folder):
 
 def test_rows_and_figures_say_what_the_runs_were(preset, tmp_path):
     runs = method.run_preset(preset, tmp_path, progress=False)
-    rows = {row["name"]: row for row in method.summarise(runs)}
+    rows = {row["name"]: row for row in outcome.summarise(runs)}
     plain, shortened, mixed = rows.values()
     assert plain["saved"] == 1.0
     assert shortened["saved"] == 4 / 2
@@ -147,7 +147,7 @@ def test_rows_and_figures_say_what_the_runs_were(preset, tmp_path):
     accuracies = [100 * run["accuracy"] for run in runs if run["row"] == "plain"]
     assert plain["accuracy"] == pytest.approx(np.mean(accuracies))
     assert plain["deviation"] == pytest.approx(np.std(accuracies, ddof=1))
-    figures = {figure.name: figure for figure in method.method_figures(list(rows.values()))}
+    figures = {figure.name: figure for figure in outcome.method_figures(list(rows.values()))}
     gap = figures["MixTrain 1.6 minus plain, points of accuracy"]
     assert gap.value == pytest.approx(mixed["accuracy"] - plain["accuracy"])
     assert gap.goal == ">= -0.15"
@@ -158,22 +158,22 @@ def test_decoded_images_are_a_mean_where_all_runs_know_them(preset, tmp_path):
     runs = method.run_preset(preset, tmp_path, only=["plain"], progress=False)
     decoded = [run["decoded"] for run in runs]
     assert min(decoded) > 0
-    assert method.summarise(runs)[0]["decoded"] == np.mean(decoded)
+    assert outcome.summarise(runs)[0]["decoded"] == np.mean(decoded)
     del runs[0]["decoded"]  # as of an old run
-    assert method.summarise(runs)[0]["decoded"] is None
+    assert outcome.summarise(runs)[0]["decoded"] is None
 
 
 def test_what_would_overlap_is_drawn_side_by_side():
     places = [0.5, 0.5, 0.5, 0.5, 1.0]
-    drawn = method._apart(places, [90.0, 90.1, 89.9, 85.0, 90.0], [0.3, 0.2, 0.0, 0.1, 0.3])
+    drawn = plots._apart(places, [90.0, 90.1, 89.9, 85.0, 90.0], [0.3, 0.2, 0.0, 0.1, 0.3])
     assert [drawn[0], *drawn[3:]] == [0.5, 0.5, 1.0]
     assert min(abs(drawn[i] - drawn[j]) for i, j in ((0, 1), (0, 2), (1, 2))) > 0.01
     assert max(abs(x - 0.5) for x in drawn[:3]) < 0.05
-    assert method._apart([1.0], [90.0], [0.0]) == [1.0]
+    assert plots._apart([1.0], [90.0], [0.0]) == [1.0]
 
 
 def test_the_command_writes_report_and_plot(preset, tmp_path, monkeypatch):
-    monkeypatch.setitem(method.PRESETS, "shapes", preset)
+    monkeypatch.setitem(presets.PRESETS, "shapes", preset)
     report = tmp_path / "method-shapes.json"
     arguments = [
         "bench",
@@ -193,12 +193,12 @@ def test_the_command_writes_report_and_plot(preset, tmp_path, monkeypatch):
     assert "saved" in result.output
 
 
-@pytest.mark.parametrize("name", method.PRESETS)
+@pytest.mark.parametrize("name", presets.PRESETS)
 def test_every_preset_can_be_made(name):
-    preset = method.PRESETS[name]
+    preset = presets.PRESETS[name]
     for row in preset.rows:
-        assert method.make_policy(row.options, preset.config.epochs, lambda: np.arange(10))
-    assert preset.rows[0] == method.PLAIN
+        assert make_policy(row.options, preset.config.epochs, lambda: np.arange(10))
+    assert preset.rows[0] == presets.PLAIN
 
 
 def write_idx(folder, prefix, images, labels):

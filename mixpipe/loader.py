@@ -364,6 +364,7 @@ class MixLoader:
         self._end_running()
         self._ahead.close()
         self._decoder.close()
+        self._blocks = Blocks()
         self._process = None
 
     def _end_running(self) -> None:

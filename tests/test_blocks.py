@@ -1,6 +1,8 @@
 """Memory for batches that is used again, and never while anybody looks at it."""
 
+import mmap
 import os
+import weakref
 
 import pytest
 import torch
@@ -24,6 +26,8 @@ def test_batches_are_those_of_torch_empty(dtype, channels_last, batch):
     assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
     assert ours.stride() == theirs.stride()
     assert ours.data_ptr() % 64 == 0
+    assert not ours._is_view()
+    assert len(ours.untyped_storage()) == len(theirs.untyped_storage())
     ours.fill_(1)
     assert ours.sum() == ours.numel()
 
@@ -34,6 +38,7 @@ def test_a_block_is_used_again():
     address = first.data_ptr()
     del first
     assert empty(some, 2).data_ptr() == address  # a shorter batch too
+    assert empty(some, 1).data_ptr() != address  # but not one that might keep much more than it is
     assert empty(some, 3).data_ptr() == address
 
 
@@ -83,15 +88,28 @@ def test_few_are_kept_when_many_were_in_use():
 
 def test_batches_outlive_what_gave_them():
     some = Blocks()
+    there = weakref.ref(some)
     batch = empty(some, 3).fill_(7)
     del some
+    assert there() is None
     assert batch.eq(7).all()
+
+
+def test_a_block_that_comes_back_while_they_grow_is_not_used():
+    some = Blocks()
+    small = mmap.mmap(-1, empty(some, 1).nbytes)
+    assert empty(some, 3).nbytes == 3 * len(small)
+    some._free.append(small)  # by another thread, after a look at the old size
+    assert empty(some, 3).fill_(7).eq(7).all()
 
 
 def test_a_forked_child_writes_into_its_own():
     batch = empty(Blocks(), 3).fill_(7)
-    if os.fork() == 0:
-        batch.numpy()[:] = 8
-        os._exit(0)
-    assert os.wait()[1] == 0
+    child = os.fork()
+    if child == 0:
+        try:
+            batch.numpy()[:] = 8
+        finally:
+            os._exit(0)
+    assert os.waitpid(child, 0) == (child, 0)
     assert batch.eq(7).all()

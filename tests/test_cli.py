@@ -54,12 +54,26 @@ def test_it_says_its_version(run):
     assert run("--version").stdout == f"mixpipe {mixpipe.__version__}\n"
 
 
-def test_a_results_file_that_cannot_be_written_is_named_before_the_work(run, folder, tmp_path):
+def test_a_results_file_that_cannot_be_written_is_named_before_the_work(
+    run, folder, tmp_path, monkeypatch
+):
+    def work(*_, **__):
+        raise AssertionError("work was begun")
+
+    monkeypatch.setattr(cli, "Trainer", work)
+    monkeypatch.setattr(cli, "profile", work)
+    monkeypatch.setattr("mixpipe.bench.plan.run_plans", work)
     (tmp_path / "file").touch()
     for command in (("train", folder, *SMALL), ("profile", folder), ("bench", "plan")):
-        with pytest.raises(OSError, match="file"):
-            run(*command, "--json", tmp_path / "file" / "out.json")
-        assert run(*command, "--json", tmp_path).exit_code == 2  # a folder
+        for path in (tmp_path / "file" / "out.json", tmp_path):
+            result = run(*command, "--json", path)
+            assert result.exit_code == 2
+            assert "--json" in Text.from_ansi(result.output).plain
+        with pytest.raises(AssertionError, match="begun"):
+            run(*command, "--json", tmp_path / "new" / "out.json")
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setattr("mixpipe.bench.cli.os.access", lambda path, mode: False)
+    assert run("bench", "plan", "--json", tmp_path / "out.json").exit_code == 2
 
 
 def test_profile_needs_no_validation_images(run, folder, tmp_path):

@@ -31,11 +31,11 @@ console = Console(highlight=False, soft_wrap=True, width=max(get_terminal_size()
 
 
 def _to_be_written(file: Path | None) -> Path | None:
-    """Before hours of work and not after them; its folder is made."""
+    """Says that it cannot be before hours of work and not after them."""
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(file.parent, os.W_OK):
-            raise typer.BadParameter(f"nothing can be written into the folder {file.parent}")
+        there = next(folder for folder in file.absolute().parents if folder.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            raise typer.BadParameter(f"{file} cannot be written: {there} is no writable folder")
     return file
 
 

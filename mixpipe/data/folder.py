@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -60,7 +59,7 @@ class FolderStore:
         )
 
         def open_image(i: int) -> BinaryIO:
-            return Path(os.fsdecode(matrix[i].tobytes().rstrip(b"\0"))).open("rb")
+            return open(matrix[i].tobytes().rstrip(b"\0"), "rb", opener=_at_once)
 
         sizes = cached(
             f"folder {self.root}",
@@ -122,17 +121,17 @@ def _walk(root: Path, folder: str) -> dict[str, Files]:
                 found.update(_walk(root, f"{folder}/{entry.name}"))
             elif is_image(entry.name):
                 try:
-                    facts = entry.stat()
+                    stat = entry.stat()
                 except OSError:  # a dangling link: an unreadable image, and reported as one
                     files.add(entry.name, 0, 0)
-                    continue
-                if not stat.S_ISREG(facts.st_mode):  # opening a pipe waits for who writes into it
-                    raise DataError(
-                        f"{entry.path}: expected an image file, found a pipe, socket or device; "
-                        "remove it or rename it"
-                    )
-                files.add(entry.name, facts.st_size, facts.st_mtime_ns)
+                else:
+                    files.add(entry.name, stat.st_size, stat.st_mtime_ns)
     return found
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Opens a file; a pipe too, without waiting for who writes into it, and it is empty then."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _state(listing: Listing) -> str:

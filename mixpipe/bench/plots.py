@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import add, sub
@@ -20,6 +21,28 @@ Row = Mapping[str, Any]
 
 # A dozen that can be told apart.
 _COLOURS = (*(f"C{number}" for number in range(10)), "black", "navy")
+# Of plain training's inputs; marked on the axis.
+_SHARES = (
+    0.1,
+    0.15,
+    0.2,
+    0.25,
+    0.3,
+    0.4,
+    0.5,
+    0.6,
+    0.7,
+    0.8,
+    0.9,
+    1,
+    1.25,
+    1.5,
+    1.75,
+    2,
+    2.5,
+    3,
+    4,
+)
 
 
 def draw_plan(path: Path, rows: Sequence[Row], title: str) -> None:
@@ -139,14 +162,20 @@ def _draw_parts(axes: Any, rows: Sequence[Row]) -> None:
 def draw_method(path: Path, rows: Sequence[Row], title: str) -> None:
     """Draw accuracy against cost into a PNG file; bars are one standard deviation.
 
-    Rows are numbered from the best. One that would cover another is set aside.
+    Rows are numbered from the best. One that would cover another is set aside. Cost has a
+    logarithmic scale: half as much is as far anywhere.
     """
     styles = {"plain": ("o", "black"), "MixTrain": ("D", "tab:orange")}
-    full = next((row["network_inputs"] for row in rows if row["name"] == PLAIN.name), 1.0)
+    full = next((row["network_inputs"] for row in rows if row["name"] == PLAIN.name), None)
     ranked = sorted(rows, key=lambda row: -row["accuracy"])
-    shares = [row["network_inputs"] / full for row in ranked]
+    shares = [row["network_inputs"] / (full or 1) for row in ranked]
     reach = [row["deviation"] or 0.0 for row in ranked]
-    places = _apart(shares, [row["accuracy"] for row in ranked], reach)
+    logs = [math.log(share) for share in shares]
+    apart = _apart(logs, [row["accuracy"] for row in ranked], reach)
+    places = [
+        share if log == place else math.exp(place)
+        for share, log, place in zip(shares, logs, apart, strict=True)
+    ]
     with _canvas(path, (9, max(4.5, 1 + 0.26 * len(rows)))) as figure:
         axes = figure.subplots()
         for number, (row, share, place) in enumerate(zip(ranked, shares, places, strict=True), 1):
@@ -172,13 +201,20 @@ def draw_method(path: Path, rows: Sequence[Row], title: str) -> None:
                 fontsize=9,
                 color=colour,
             )
+        axes.set_xscale("log")
         axes.margins(x=0.08, y=0.08)
+        if full is not None:
+            least, most = axes.get_xlim()
+            axes.set_xticks([share for share in _SHARES if least <= share <= most])
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.minorticks_off()
         moved = (
             ";\nwhat would overlap is set aside, a dotted line leads to its place"
             if places != shares
             else ""
         )
-        axes.set_xlabel(f"network inputs, as a share of plain training's{moved}")
+        of_plain = "" if full is None else ", as a share of plain training's"
+        axes.set_xlabel(f"network inputs{of_plain}{moved}")
         axes.set_ylabel("accuracy %")
         axes.set_title(title, fontsize=9)
         axes.grid(alpha=0.3)

@@ -250,9 +250,10 @@ def _method_tables(rows: Sequence[Row]) -> list[str]:
         ("steps", lambda row: f"{row['steps']:,.0f}"),
         ("seconds", lambda row: f"{row['seconds']:.0f}"),
         ("CPU seconds", lambda row: f"{row['cpu_seconds']:.0f}"),
-        ("images/s", lambda row: f"{row['images_per_second']:.0f}"),
+        ("images/s trained", lambda row: f"{row['images_per_second']:.0f}"),
         *((("images decoded", decoded),) if any(map(decoded, rows)) else ()),
         ("trained on", lambda row: "; ".join(row.get("trained_on", ()))),
+        ("at commits", lambda row: ", ".join(map(_short, row.get("commits", ())))),
     ]
     tables = [_table(columns, rows)]
     judged = [row for row in rows if row["seeds"] >= _SEEDS and row.get("by_class")]
@@ -263,6 +264,11 @@ def _method_tables(rows: Sequence[Row]) -> list[str]:
         ]
         tables += ["Per cent right of each class:", _table(classes, judged)]
     return tables
+
+
+def _short(commit: str) -> str:
+    """Seven digits, and whether the working tree had changes."""
+    return commit[:7] + ("-dirty" if commit.endswith("-dirty") else "")
 
 
 def _class(name: str) -> Callable[[Row], str]:

@@ -162,11 +162,11 @@ def _draw_parts(axes: Any, rows: Sequence[Row]) -> None:
 def draw_method(path: Path, rows: Sequence[Row], title: str) -> None:
     """Draw accuracy against cost into a PNG file; bars are one standard deviation.
 
-    Rows are numbered from the best. One that would cover another is set aside. Cost has a
-    logarithmic scale: half as much is as far anywhere.
+    Rows are numbered from the best, and hollow where they have fewer seeds than others. One that
+    would cover another is set aside. Cost has a logarithmic scale: half as much is as far anywhere.
     """
-    styles = {"plain": ("o", "black"), "MixTrain": ("D", "tab:orange")}
     full = next((row["network_inputs"] for row in rows if row["name"] == PLAIN.name), None)
+    seeds = max(row["seeds"] for row in rows)
     ranked = sorted(rows, key=lambda row: -row["accuracy"])
     shares = [row["network_inputs"] / (full or 1) for row in ranked]
     reach = [row["deviation"] or 0.0 for row in ranked]
@@ -179,8 +179,9 @@ def draw_method(path: Path, rows: Sequence[Row], title: str) -> None:
     with _canvas(path, (9, max(4.5, 1 + 0.26 * len(rows)))) as figure:
         axes = figure.subplots()
         for number, (row, share, place) in enumerate(zip(ranked, shares, places, strict=True), 1):
-            family = row["name"].split()[0].split("-")[0].rstrip(",")
-            marker, colour = styles.get(family, ("s", "tab:blue"))
+            marker, colour = _style(row)
+            few = row["seeds"] < seeds
+            of_few = f" ({row['seeds']} seed{'s' * (row['seeds'] > 1)})" if few else ""
             if place != share:
                 axes.plot([share, place], [row["accuracy"]] * 2, ":", color=colour, linewidth=1)
             axes.errorbar(
@@ -189,8 +190,9 @@ def draw_method(path: Path, rows: Sequence[Row], title: str) -> None:
                 yerr=row["deviation"] or 0.0,
                 fmt=marker,
                 color=colour,
+                markerfacecolor="white" if few else colour,
                 capsize=3,
-                label=f"{number:\N{FIGURE SPACE}>2}  {row['name']}",
+                label=f"{number:\N{FIGURE SPACE}>2}  {row['name']}{of_few}",
             )
             axes.annotate(
                 str(number),
@@ -220,6 +222,16 @@ def draw_method(path: Path, rows: Sequence[Row], title: str) -> None:
         axes.grid(alpha=0.3)
         axes.set_axisbelow(True)
         figure.legend(loc="outside right upper", fontsize=9, frameon=False)
+
+
+def _style(row: Row) -> tuple[str, str]:
+    """Marker and colour: of plain training, of MixTrain, of rivals and a random subset."""
+    options = row["runs"][0].get("options", {}) if row.get("runs") else {}
+    if options.get("name") == "plain":
+        return "o", "black"
+    # Other layouts are those of MixUp and CutMix.
+    own = options.get("layout") == "default" and options.get("rule") != "random"
+    return ("D", "tab:orange") if options.get("name") == "mixtrain" and own else ("s", "tab:blue")
 
 
 def _apart(

@@ -2,7 +2,7 @@ import gzip
 import json
 import shutil
 import tarfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -152,6 +152,35 @@ def test_rows_and_figures_say_what_the_runs_were(preset, tmp_path):
     assert gap.value == pytest.approx(mixed["accuracy"] - plain["accuracy"])
     assert gap.goal == ">= -0.15"
     assert any("speed-up in seconds" in name for name in figures)
+
+
+def test_a_lead_over_a_shortened_run_must_exceed_what_seeds_do():
+    def goal(deviation):
+        rows = [
+            {"name": name, "accuracy": accuracy, "deviation": deviation, "runs": []}
+            for name, accuracy in (("MixTrain 1.8", 92.0), ("plain-shortened 1.8", 91.0))
+        ]
+        (figure,) = outcome.method_figures(rows)
+        assert figure.value == 1.0
+        return figure.goal
+
+    assert goal(0.25) == ">= 0.25"
+    assert goal(None) is None  # of one seed nobody knows
+
+
+def test_plain_training_mixtrain_and_rivals_look_different():
+    rows = {row.name: row for row in presets.PRESETS["fashion"].rows}
+    styles = {
+        name: plots._style({"runs": [{"options": asdict(row.options)}]})
+        for name, row in rows.items()
+    }
+    own = {name for name in rows if name.startswith("MixTrain")}
+    plain = {name for name in rows if name.startswith("plain")}
+    kinds = [
+        {name for name in rows if styles[name] == styles[one]}
+        for one in ("plain", "MixTrain 1.8", "InfoBatch 1.8")
+    ]
+    assert kinds == [plain, own, set(rows) - own - plain]
 
 
 def test_decoded_images_are_a_mean_where_all_runs_know_them(preset, tmp_path):

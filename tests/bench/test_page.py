@@ -73,6 +73,7 @@ ROWS = {
             "seconds": 3.0,
             "cpu_seconds": 5.0,
             "images_per_second": 50.0,
+            "commits": ["0123456789ab", "ba9876543210-dirty"],
         }
         for name, seeds, deviation, inputs in (("plain", 1, None, 100.0), ("mixed", 3, 0.12, 50.0))
     ],
@@ -109,7 +110,10 @@ def test_sections_are_rewritten_and_the_rest_is_kept(project):
     assert "| 32 images | 2.00 (1.00–3.00) | 2.00 (1.00–3.00) | 1.25 | 100, 101 |" in text
     assert "| composite of | plan | read | decode | compose | in all |" in text
     assert "| two | 2.00 (1.00–3.00) |" in text
-    assert "| mixed | 3 | 90.00 ± 0.12 | 50 | 2.00× | 10 | 3 | 5 | 50 |  |" in text
+    assert (
+        "| mixed | 3 | 90.00 ± 0.12 | 50 | 2.00× | 10 | 3 | 5 | 50 |  | 0123456, ba98765-dirty |"
+        in text
+    )
     assert "| way | seeds |" in text  # no column of settings, which all share
     assert "| thing | value |" in text
     for name in ("plan", "kernels", "loader", "method-one"):
@@ -148,8 +152,8 @@ def test_a_table_of_the_method_tells_settings_and_decoded_images(project):
     head, *table = lines(rows)
     assert head[1] == "settings"
     assert [line[1] for line in table] == ["", "", "epochs 31, lr 0.2, separate False"]
-    assert head[-2] == "images decoded"
-    assert [line[-2] for line in table] == ["", "", "20,000"]
+    decoded = head.index("images decoded")
+    assert [line[decoded] for line in table] == ["", "", "20,000"]
     # Without plain training to compare with, of each row what tells it from the others.
     _, *table = lines(rows[1:])
     assert table[0][1] == "epochs 38, lr 0.1, separate True"

@@ -135,6 +135,7 @@ CHOICES = (
     ),
     TWICE_AS_LONG[0],
     _tried("recipe, twice as long", 0.6, shortened=0.5),
+    _tried("no taper, no plain epochs at the end, twice as long", 0.0, 0.0, shortened=0.5),
 )
 
 
@@ -183,6 +184,7 @@ def _varied(
 
 SHORTENED = Row("plain-shortened 1.6", PolicyOptions("plain"), 1.6)
 RECIPE = _varied("recipe")
+EVEN = _varied("no taper, no plain epochs at the end", taper=0.0, final=0.0)
 # Other optimisers and models. Learning rates are the optimisers' usual ones unless named.
 OTHERS: dict[str, dict[str, Any]] = {
     **{name: {"optimizer": name} for name in ("adam", "adamw", "rmsprop")},
@@ -214,11 +216,11 @@ VARIANTS = (
     _varied("each counts alike", weighting="each"),
     _varied("batches of composites", batch_by="composites"),
     _varied("one pool for all regions", {"separate": False}),
-    _varied("no taper, no plain epochs at the end", taper=0.0, final=0.0),
+    EVEN,
     *(
         replace(row, name=f"{name}: {row.name}", settings=settings)
         for name, settings in OTHERS.items()
-        for row in (PLAIN, SHORTENED, RECIPE)
+        for row in (PLAIN, SHORTENED, RECIPE, EVEN)
     ),
 )
 

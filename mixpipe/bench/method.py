@@ -62,7 +62,8 @@ def run_preset(
         seeds: runs of each row; by default the preset's.
         val_split: evaluate on this split instead of the preset's.
         device: train there instead.
-        known: runs of before, from :func:`known_runs`; they are not run again.
+        known: runs of before, from :func:`known_runs`; they are not run again, and stay in what is
+            returned, those too that ``only`` and ``seeds`` do not ask for.
         finished: only what was run before: no run is begun.
         jobs: runs side by side, each in a process of its own with its part of the cores. What the
             clock says of them then compares nothing.
@@ -98,12 +99,9 @@ def run_preset(
         device=device or config.device,
         threads=max(1, len(os.sched_getaffinity(0)) // jobs),
     )
-    work = []
-    for seed in range(seeds or preset.seeds):
-        for row in rows:
-            epochs = max(1, round(config.epochs / row.shortened))
-            settings = replace(config, seed=seed, epochs=epochs, eval_every=epochs, **row.settings)
-            work.append((row, settings))
+    work = [
+        (row, _settings(config, row, seed)) for seed in range(seeds or preset.seeds) for row in rows
+    ]
     one = partial(
         _run,
         folder=Path(folder),
@@ -123,7 +121,35 @@ def run_preset(
         for run in done:
             runs.append(run)
             bar.update()
-    return [run for run in runs if run is not None]
+    mine = [run for run in runs if run is not None]
+    order = {row.name: place for place, row in enumerate(preset.rows)}
+    return sorted(
+        mine + _others(mine, known, preset, config),
+        key=lambda run: (run["seed"], order[run["row"]]),
+    )
+
+
+def _settings(config: TrainConfig, row: Row, seed: int) -> TrainConfig:
+    epochs = max(1, round(config.epochs / row.shortened))
+    return replace(config, seed=seed, epochs=epochs, eval_every=epochs, **row.settings)
+
+
+def _others(
+    done: Sequence[Run], known: Sequence[Run], preset: Preset, config: TrainConfig
+) -> list[Run]:
+    """What is known of the preset's other rows and seeds, so that no results file loses it."""
+    split, seeds = str(config.val_split), {run["seed"] for run in known}
+    names = {
+        _key(_settings(config, row, seed), row.options): row.name
+        for row in preset.rows
+        for seed in seeds
+    }
+    keys = {run["key"] for run in done}
+    return [
+        {**run, "row": names[run["key"]], **run["evaluations"][split]}
+        for run in known
+        if run["key"] in names.keys() - keys and split in run["evaluations"]
+    ]
 
 
 def known_runs(file: str | os.PathLike[str]) -> list[Run]:

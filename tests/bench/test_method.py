@@ -43,6 +43,14 @@ def test_runs_are_kept_and_not_run_again(preset, tmp_path):
     assert again == first
     assert not (tmp_path / "new").exists()
     assert method.known_runs(tmp_path / "none.json") == []
+    # What is not asked for is not lost, in the order of the preset; runs of other settings are.
+    more = {"folder": tmp_path / "new", "known": known, "progress": False}
+    last = preset.rows[2].name
+    one_more = method.run_preset(preset, only=[last], seeds=2, **more)
+    assert one_more[:3] == first
+    assert [(run["row"], run["seed"]) for run in one_more[3:]] == [(last, 1)]
+    other = replace(preset, config=replace(preset.config, epochs=5))
+    assert len(method.run_preset(other, only=[last], seeds=1, **more)) == 1
     # A table may be of what is done so far.
     done = method.run_preset(preset, tmp_path, finished=True, progress=False)
     assert done == both

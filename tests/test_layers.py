@@ -17,7 +17,7 @@ def layer_of(module):
 
 def imports(path):
     """The layers that a file imports from, with the line of each."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             assert node.level < 2, f"{path}:{node.lineno}: a relative import leaves its package"
             if node.level:

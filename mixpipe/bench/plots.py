@@ -22,27 +22,7 @@ Row = Mapping[str, Any]
 # A dozen that can be told apart.
 _COLOURS = (*(f"C{number}" for number in range(10)), "black", "navy")
 # Of plain training's inputs; marked on the axis.
-_SHARES = (
-    0.1,
-    0.15,
-    0.2,
-    0.25,
-    0.3,
-    0.4,
-    0.5,
-    0.6,
-    0.7,
-    0.8,
-    0.9,
-    1,
-    1.25,
-    1.5,
-    1.75,
-    2,
-    2.5,
-    3,
-    4,
-)
+_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.25, 1.5, 1.75, 2, 2.5, 3, 4)
 
 
 def draw_plan(path: Path, rows: Sequence[Row], title: str) -> None:

@@ -31,13 +31,15 @@ class Row:
 
 
 def _mixed(speedup: float | None, **more: Any) -> PolicyOptions:
-    """The recipe, or what ``more`` says instead."""
-    options: dict[str, Any] = {"tiers": TIERS, "taper": 0.6, "final": 0.1, **more}
+    """MixTrain with two tiers, the same share of composites in every epoch but the first."""
+    options: dict[str, Any] = {"tiers": TIERS, "taper": 0.0, "final": 0.0, **more}
     return PolicyOptions(speedup=speedup, **options)
 
 
+# The default before: mixing fades out over six tenths of the epochs, the last tenth is plain.
+TAPERED: dict[str, Any] = {"taper": 0.6, "final": 0.1}
+
 PLAIN = Row("plain", PolicyOptions("plain"))
-# Nearly all samples in pairs, all the time: there is nothing left to taper.
 PAIRS: dict[str, Any] = {"speedup": 1.8, "rule": "random", "final": 0.0, "taper": 0.0}
 # InfoBatch drops half of the easy samples, as its authors do; 1.5 times fewer inputs is near what
 # their rule, the mean loss, gives here. The rest comes from fewer epochs, as in MixTrain's own best
@@ -58,23 +60,34 @@ RIVALS = (
         PolicyOptions(layout="cutmix", **PAIRS),
         settings={"separate": False},
     ),
-    Row("random subset 1.8", _mixed(1.8, rule="random")),
     Row("InfoBatch 1.8", INFOBATCH, 1.8 / 1.5),
     Row("InfoBatch 2.2", INFOBATCH, 2.2 / 1.5),
     Row("Selective-Backprop 1.8", PolicyOptions("selective", speedup=1.8)),
 )
 FEWER = 38 / 31  # with a speed-up of 1.8, 2.2 times fewer inputs
-MIXTRAIN = (
-    Row("MixTrain 1.6", _mixed(1.6)),
-    Row("MixTrain 1.8", _mixed(1.8)),
-    # The best found for this cost (CHOICES_22).
-    Row("MixTrain + drop 2.2", _mixed(1.8, drop=0.5), FEWER),
+
+
+def _mixtrain(suffix: str = "", **more: Any) -> tuple[Row, ...]:
+    """MixTrain at three costs."""
+    return (
+        Row(f"MixTrain 1.6{suffix}", _mixed(1.6, **more)),
+        Row(f"MixTrain 1.8{suffix}", _mixed(1.8, **more)),
+        # The best found for this cost (CHOICES_22).
+        Row(f"MixTrain + drop 2.2{suffix}", _mixed(1.8, drop=0.5, **more), FEWER),
+    )
+
+
+MIXTRAIN = _mixtrain()
+MIXTRAIN_TAPERED = (
+    *_mixtrain(", tapered", **TAPERED),
+    # What the losses are worth in the row of 1.8.
+    Row("random subset 1.8, tapered", _mixed(1.8, rule="random", **TAPERED)),
 )
 
 # Whether plain training is saturated, and what is left of the method where it is.
 TWICE_AS_LONG = (
     Row("plain, twice as long", PolicyOptions("plain"), 0.5),
-    Row("MixTrain 1.8, twice as long", _mixed(1.8), 0.5),
+    Row("MixTrain 1.8, tapered, twice as long", _mixed(1.8, **TAPERED), 0.5),
 )
 
 # In few steps these do better with twice plain training's learning rate (CHOICES, CHOICES_22). Of
@@ -84,19 +97,20 @@ FASTER = (
     "InfoBatch 1.8",
     "InfoBatch 2.2",
     "Selective-Backprop 1.8",
-    "MixTrain + drop 2.2",
+    "MixTrain + drop 2.2, tapered",
 )
 SHORT = (
     *(
         replace(row, settings={"lr": 0.2}) if row.name in FASTER else row
-        for row in RIVALS + MIXTRAIN
+        for row in RIVALS + MIXTRAIN_TAPERED
     ),
     *INFOBATCH_MORE,
     # What was measured first, with plain training's rate.
     *(
         replace(row, name=f"{row.name}, lr 0.1")
-        for row in RIVALS + MIXTRAIN
-        if row.name in ("plain-shortened 2.2", "Selective-Backprop 1.8", "MixTrain + drop 2.2")
+        for row in RIVALS + MIXTRAIN_TAPERED
+        if row.name
+        in ("plain-shortened 2.2", "Selective-Backprop 1.8", "MixTrain + drop 2.2, tapered")
     ),
 )
 
@@ -119,7 +133,7 @@ FOURS = ((4, 1.0),)
 RATES = (0.1, 0.2)  # plain training's, and one for fewer steps
 CHOICES = (
     PLAIN,
-    _tried("recipe: tiers 2 and 4, taper 0.6, final 0.1", 0.6, 0.1),
+    _tried("taper 0.6, final 0.1", 0.6, 0.1),
     _tried("no taper", 0.0, 0.1),
     _tried("no taper, each sample counts alike", 0.0, 0.1, weighting="each"),
     _tried("no taper, final 0.3", 0.0, 0.3),
@@ -134,7 +148,7 @@ CHOICES = (
         for lr in RATES
     ),
     TWICE_AS_LONG[0],
-    _tried("recipe, twice as long", 0.6, shortened=0.5),
+    _tried("taper 0.6, final 0.1, twice as long", 0.6, shortened=0.5),
     _tried("no taper, no plain epochs at the end, twice as long", 0.0, 0.0, shortened=0.5),
 )
 
@@ -168,6 +182,14 @@ CHOICES_22 = (
         )
         for lr in (0.05, 0.2)
     ),
+    _tried(
+        "drop 0.5, 1.8 in 31 epochs, no taper, no plain epochs at the end, lr 0.2",
+        0.0,
+        0.0,
+        shortened=FEWER,
+        drop=0.5,
+        settings={"lr": 0.2},
+    ),
 )
 
 
@@ -178,13 +200,13 @@ def _varied(
     speedup: float | None = 1.6,
     **more: Any,
 ) -> Row:
-    """The recipe at 1.6 times fewer inputs, with another policy option or training setting."""
-    return Row(name, _mixed(speedup, **more), settings=settings or {})
+    """Tapered at 1.6 times fewer inputs, with another policy option or training setting."""
+    return Row(name, _mixed(speedup, **{**TAPERED, **more}), settings=settings or {})
 
 
 SHORTENED = Row("plain-shortened 1.6", PolicyOptions("plain"), 1.6)
-RECIPE = _varied("recipe")
-EVEN = _varied("no taper, no plain epochs at the end", taper=0.0, final=0.0)
+WITH_TAPER = _varied("MixTrain 1.6, tapered")
+EVEN = MIXTRAIN[0]
 # Other optimisers and models. Learning rates are the optimisers' usual ones unless named.
 OTHERS: dict[str, dict[str, Any]] = {
     **{name: {"optimizer": name} for name in ("adam", "adamw", "rmsprop")},
@@ -198,7 +220,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 VARIANTS = (
     PLAIN,
     SHORTENED,
-    RECIPE,
+    WITH_TAPER,
     _varied("quantile rule", rule="quantile"),
     _varied("random rule", rule="random"),
     # This one decides by itself how many are mixed.
@@ -220,7 +242,7 @@ VARIANTS = (
     *(
         replace(row, name=f"{name}: {row.name}", settings=settings)
         for name, settings in OTHERS.items()
-        for row in (PLAIN, SHORTENED, RECIPE, EVEN)
+        for row in (PLAIN, SHORTENED, WITH_TAPER, EVEN)
     ),
 )
 
@@ -265,7 +287,7 @@ PRESETS: dict[str, Preset] = {
     "fashion": Preset(
         "20,000 training and all 10,000 test images",
         replace(SMALL, epochs=76),
-        rows=RIVALS + MIXTRAIN + TWICE_AS_LONG,
+        rows=RIVALS + MIXTRAIN + MIXTRAIN_TAPERED + TWICE_AS_LONG,
         fashion=FASHION_PART,
     ),
     "fashion-short": Preset(
@@ -298,7 +320,7 @@ PRESETS: dict[str, Preset] = {
     "fashion-full": Preset(
         "all 60,000 training and 10,000 test images",
         SMALL,
-        rows=(PLAIN, Row("plain-shortened 1.8", PolicyOptions("plain"), 1.8), MIXTRAIN[1]),
+        rows=(PLAIN, Row("plain-shortened 1.8", PolicyOptions("plain"), 1.8), MIXTRAIN_TAPERED[1]),
         seeds=1,
         fashion=FASHION_ALL,
     ),

@@ -34,8 +34,6 @@ from .table import LossTable, Snapshot
 __all__ = ["Adaptive", "MixTrain"]
 
 _CHUNK = 1 << 15  # composites
-# The best found: docs/method.md.
-_FINAL, _TAPER = 0.1, 0.6
 
 
 @dataclass(frozen=True)
@@ -90,17 +88,16 @@ class MixTrain(Policy):
         tiers: several `Tier` (k, rule, layout) instead of ``rule``, ``k`` and ``layout``. A sample
             that several tiers take goes to the one with the largest k. With ``speedup`` alone: two
             for losses up to the mean, four up to 0.3 of it, by one factor more or less. These
-            defaults are the best settings found (docs/method.md).
+            defaults, the same budget in every epoch after the warm-up, are the best settings
+            found (docs/method.md).
         adaptive: lets the share of the canvas follow the loss; None: equal shares.
         drop: additionally drops some of the easiest samples; None: nobody.
         pairing: who shares a composite with whom: `RandomPairing` (the default), `ByClass` or
             `BySimilarLoss`.
         warmup: epochs at the beginning without mixing or dropping.
         epochs: epochs of the run; needed for ``final``, and for a budget of the whole run.
-        final: share of the epochs, at the end, without mixing or dropping. None: a tenth where
-            ``speedup`` and ``epochs`` are given, else 0.
+        final: share of the epochs, at the end, without mixing or dropping.
         taper: share of the epochs before these over which mixing fades out; needs ``speedup``.
-            None: 0.6 where ``epochs`` is given too, else 0.
         weighting: "area": a constituent's part in the loss is its visible share of the canvas.
             "each": every constituent counts alike, so that the loss is a mean over samples.
         batch_by: what the batch size counts. "constituents" keeps the number of optimiser steps of
@@ -128,8 +125,8 @@ class MixTrain(Policy):
         pairing: Pairing | None = None,
         warmup: int = 1,
         epochs: int | None = None,
-        final: float | None = None,
-        taper: float | None = None,
+        final: float = 0.0,
+        taper: float = 0.0,
         weighting: Weighting = "area",
         batch_by: BatchBy = "constituents",
     ) -> None:
@@ -164,13 +161,7 @@ class MixTrain(Policy):
         self.adaptive = adaptive
         self.drop = drop
         self.pairing = pairing or RandomPairing()
-        known = speedup is not None and epochs is not None
-        self.schedule = Schedule(
-            warmup,
-            epochs,
-            final=(_FINAL if known else 0.0) if final is None else final,
-            taper=(_TAPER if known else 0.0) if taper is None else taper,
-        )
+        self.schedule = Schedule(warmup, epochs, final, taper)
         self.weighting: Weighting = weighting
         self.batch_by = batch_by
         if taper and speedup is None:

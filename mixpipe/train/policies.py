@@ -77,7 +77,7 @@ class PolicyOptions:
         easiest: with ``drop``: the share of the samples that may be dropped.
         warmup_epochs: epochs without mixing at the beginning.
         final: share of the epochs without mixing or pruning at the end; None: the policy's own.
-        taper: share of the epochs before these over which mixing fades out; None: likewise.
+        taper: share of the epochs before these over which mixing fades out; None: 0.
         pairing: who shares a composite with whom, one of ``PAIRINGS``.
         weighting: ``"area"`` or ``"each"``.
         batch_by: ``"constituents"`` or ``"composites"``.
@@ -197,8 +197,8 @@ def _mixtrain(options: PolicyOptions, epochs: int, labels: Labels | None) -> Mix
         drop=Drop(options.drop, options.easiest) if options.drop else None,
         warmup=options.warmup_epochs,
         epochs=epochs,
-        final=options.final,
-        taper=options.taper,
+        final=options.final or 0.0,
+        taper=options.taper or 0.0,
         pairing=_pairing(options.pairing, labels),
         weighting=options.weighting,
         batch_by=options.batch_by,

@@ -310,7 +310,7 @@ def test_a_budget_rule_is_the_same_as_a_speedup():
         # 10 epochs of which 1 and 2 are plain: 10 / (3 + 7 / 2)
         (lambda s: MixTrain(speedup=s, k=2, epochs=10, final=0.2), 10 / 6.5),
         (lambda s: MixTrain(speedup=s, k=2, epochs=10, warmup=0, final=0.0), 10 / (1 + 9 / 2)),
-        (lambda s: MixTrain(speedup=s, epochs=10), 10 / (2 + 8 / 4)),
+        (lambda s: MixTrain(speedup=s, epochs=10), 10 / (1 + 9 / 4)),
         (lambda s: MixTrain(speedup=s, k=2, drop=Drop(0.5, 0.4)), 2 / 0.8),
         (lambda s: InfoBatch(speedup=s, epochs=10, final=0.0), 10 / (1 + 9 / 2)),
         (lambda s: SelectiveBackprop(speedup=s), 20.0),
@@ -375,12 +375,16 @@ def test_a_speedup_alone_takes_the_defaults_that_the_docs_name():
             speedup=1.8,
             epochs=30,
             tiers=[Tier(2, MeanRule(1.0)), Tier(4, MeanRule(0.3))],
-            final=0.1,
-            taper=0.6,
+            final=0.0,
+            taper=0.0,
         ),
     )
     assert repr(bare) == repr(full)
     assert MixTrain(speedup=1.8).schedule == MixTrain().schedule == Schedule(1, None, 0.0, 0.0)
+    # As much is saved in every epoch after the first.
+    saved = [bare.schedule.cost(1.8, 0.25, epoch) for epoch in range(30)]
+    assert saved[0] == 1.0
+    assert len(set(saved[1:])) == 1
     assert MixTrain(speedup=1.8, epochs=30, k=4).max_constituents == 4
     assert MixTrain(speedup=1.8, k=3).layouts.keys() == {3}
 

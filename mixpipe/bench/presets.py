@@ -104,6 +104,7 @@ SHORT = (
         replace(row, settings={"lr": 0.2}) if row.name in FASTER else row
         for row in RIVALS + MIXTRAIN_TAPERED
     ),
+    MIXTRAIN[1],
     *INFOBATCH_MORE,
     # What was measured first, with plain training's rate.
     *(

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from mixpipe import cli
+from mixpipe import Drop, MixTrain, cli
 from mixpipe.bench import method, outcome, plots, presets
 from mixpipe.bench.fashion import CLASSES, build_tar
 from mixpipe.report import write_report
@@ -160,6 +160,23 @@ def test_rows_and_figures_say_what_the_runs_were(preset, tmp_path):
     assert gap.value == pytest.approx(mixed["accuracy"] - plain["accuracy"])
     assert gap.goal == ">= -0.15"
     assert any("speed-up in seconds" in name for name in figures)
+
+
+@pytest.mark.parametrize("row", presets.MIXTRAIN, ids=lambda row: row.name)
+def test_the_rows_called_mixtrain_are_what_its_defaults_do(row):
+    drop = Drop(row.options.drop) if row.options.drop else None
+    default = MixTrain(speedup=row.options.speedup, epochs=30, drop=drop)
+    assert repr(make_policy(row.options, 30)) == repr(default)
+
+
+def test_a_tapered_row_has_the_goals_of_the_row_without_a_taper():
+    rows = [
+        {"name": name, "accuracy": 92.0, "deviation": 0.1, "runs": []}
+        for name in ("plain", "MixTrain 1.8, tapered")
+    ]
+    (figure,) = outcome.method_figures(rows)
+    assert figure.name == "MixTrain 1.8, tapered minus plain, points of accuracy"
+    assert figure.goal == ">= -0.3"
 
 
 def test_a_lead_over_a_shortened_run_must_exceed_what_seeds_do():

@@ -77,7 +77,11 @@ def compare_cross_entropy(
     (gradient_,) = torch.autograd.grad(loss_, wide)
     torch.testing.assert_close(loss, loss_.detach(), **LOSS)
     torch.testing.assert_close(per_constituent, per_constituent_, **LOSS)
-    torch.testing.assert_close(gradient, gradient_, **GRADIENT[logits.dtype])
+    # A difference of terms as large as a composite's weights together, rounded three times: of a
+    # single class that is all there is (1.1e-7 of the weights, the most of 2 million draws).
+    close = dict(GRADIENT[logits.dtype])
+    close["atol"] = max(close["atol"], 3 * 2**-24 * float(weights.sum(1).max()))
+    torch.testing.assert_close(gradient, gradient_, **close)
     if "table_losses" in how:
         torch.testing.assert_close(own["table_losses"], others["table_losses"], **LOSS)
         assert torch.equal(own["table_epochs"], others["table_epochs"])

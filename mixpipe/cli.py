@@ -159,11 +159,14 @@ def train(
     ] = 0.3,
     warmup_epochs: Annotated[int, typer.Option(help="MixTrain: plain epochs first.")] = 1,
     final: Annotated[
-        float | None, typer.Option(help="Share of the epochs that are plain, last.")
+        float | None,
+        typer.Option(help="Share of the epochs that are plain, last; MixTrain: none by default."),
     ] = None,
     taper: Annotated[
         float | None,
-        typer.Option(help="MixTrain: share of the epochs over which mixing fades out."),
+        typer.Option(
+            help="MixTrain: share of the epochs over which mixing fades out, by default 0."
+        ),
     ] = None,
     pairing: Annotated[
         str,

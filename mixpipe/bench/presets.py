@@ -31,7 +31,7 @@ class Row:
 
 
 def _mixed(speedup: float | None, **more: Any) -> PolicyOptions:
-    """MixTrain with two tiers, the same share of composites in every epoch but the first."""
+    """MixTrain with two tiers and, unless told, the same budget in every epoch but the first."""
     options: dict[str, Any] = {"tiers": TIERS, "taper": 0.0, "final": 0.0, **more}
     return PolicyOptions(speedup=speedup, **options)
 
@@ -294,7 +294,7 @@ PRESETS: dict[str, Preset] = {
         fashion=FASHION_PART,
     ),
     "fashion-tapered": Preset(
-        "20,000 training and all 10,000 test images, mixing fading out over the run",
+        "20,000 training and all 10,000 test images, mixing fading out, the last tenth plain",
         replace(SMALL, epochs=76),
         rows=(PLAIN, *MIXTRAIN_TAPERED, TWICE_AS_LONG, TAPERED_TWICE_AS_LONG),
         fashion=FASHION_PART,

@@ -88,8 +88,8 @@ class MixTrain(Policy):
         tiers: several `Tier` (k, rule, layout) instead of ``rule``, ``k`` and ``layout``. A sample
             that several tiers take goes to the one with the largest k. With ``speedup`` alone: two
             for losses up to the mean, four up to 0.3 of it, by one factor more or less. These
-            defaults, the same budget in every epoch after the warm-up, are the best settings
-            found (docs/method.md).
+            defaults, the same budget in every epoch after the warm-up, did best, or as well as any,
+            on validation images (docs/method.md).
         adaptive: lets the share of the canvas follow the loss; None: equal shares.
         drop: additionally drops some of the easiest samples; None: nobody.
         pairing: who shares a composite with whom: `RandomPairing` (the default), `ByClass` or

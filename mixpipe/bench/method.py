@@ -82,7 +82,7 @@ def run_preset(
     rows = [row for row in preset.rows if not only or row.name in only]
     unknown = set(only) - {row.name for row in preset.rows}
     if unknown:
-        names = ", ".join(row.name for row in preset.rows)
+        names = ", ".join(repr(row.name) for row in preset.rows)
         raise ValueError(f"only: no row {sorted(unknown)}; expected some of {names}")
     config = preset.config
     if preset.fashion:

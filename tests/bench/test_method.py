@@ -59,7 +59,7 @@ def test_runs_are_kept_and_not_run_again(preset, tmp_path):
     assert (
         method.run_preset(changed, tmp_path, only=["plain"], seeds=1, progress=False) != first[:1]
     )
-    with pytest.raises(ValueError, match="only: no row \\['fast'\\]; expected some of plain"):
+    with pytest.raises(ValueError, match="only: no row \\['fast'\\]; expected some of 'plain', "):
         method.run_preset(preset, tmp_path, only=["fast"])
 
 

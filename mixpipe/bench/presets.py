@@ -204,9 +204,8 @@ def _varied(
     return Row(name, _mixed(speedup, **{**TAPERED, **more}), settings=settings or {})
 
 
-SHORTENED = Row("plain-shortened 1.6", PolicyOptions("plain"), 1.6)
-WITH_TAPER = _varied("MixTrain 1.6, tapered")
-EVEN = MIXTRAIN[0]
+SHORTENED = RIVALS[1]
+EVEN, WITH_TAPER = MIXTRAIN[0], MIXTRAIN_TAPERED[0]
 # One option at a time: whether each works, and roughly what it is worth. The budget stays, and so
 # an option may move others: of pairs alone nearly all samples are needed; of the quantile and the
 # random rule the thresholds are shares, which make another number of fours.
@@ -336,7 +335,7 @@ PRESETS: dict[str, Preset] = {
     "fashion-full": Preset(
         "all 60,000 training and 10,000 test images",
         SMALL,
-        rows=(PLAIN, Row("plain-shortened 1.8", PolicyOptions("plain"), 1.8), MIXTRAIN_TAPERED[1]),
+        rows=(PLAIN, RIVALS[2], MIXTRAIN_TAPERED[1]),
         seeds=1,
         fashion=FASHION_ALL,
     ),

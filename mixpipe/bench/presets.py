@@ -335,7 +335,7 @@ PRESETS: dict[str, Preset] = {
     "fashion-full": Preset(
         "all 60,000 training and 10,000 test images",
         SMALL,
-        rows=(PLAIN, RIVALS[2], MIXTRAIN_TAPERED[1]),
+        rows=(PLAIN, RIVALS[2], MIXTRAIN[1], MIXTRAIN_TAPERED[1]),
         seeds=1,
         fashion=FASHION_ALL,
     ),

@@ -76,10 +76,10 @@ def method_command(
     """Train by MixTrain and by its rivals, at equal cost, over seeds; goes on where it stopped."""
     if preset not in PRESETS:
         raise ValueError(f"--preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
-    chosen = PRESETS[preset]
+    chosen, folder = PRESETS[preset], runs or Path("runs") / f"method-{preset}"
     done = method.run_preset(
         chosen,
-        runs or Path("runs") / f"method-{preset}",
+        folder,
         data=data,
         only=only or (),
         seeds=seeds,
@@ -91,6 +91,8 @@ def method_command(
         in_turns=in_turns,
         progress=console.is_terminal,
     )
+    if not done:
+        raise ValueError(f"--finished: no run of preset {preset!r} is done in {folder}")
     rows = summarise(done)
     figures = method_figures(rows)
     columns = ("way", "accuracy %", "±", "network inputs", "saved", "steps", "seconds", "seeds")

@@ -8,7 +8,7 @@ import json
 import multiprocessing
 import os
 import statistics
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
@@ -75,7 +75,8 @@ def run_preset(
         The runs: a `RunSummary`'s values and settings, with ``row`` and ``seed``.
 
     Raises:
-        ValueError: ``only`` names a row that the preset has not, or ``data`` is missing.
+        ValueError: ``only`` names a row that the preset has not, ``data`` is missing, or ``known``
+            has runs of another comparison.
     """
     if preset.own_data and data is None:
         raise ValueError(f"data: expected the folder of {preset.about}; pass --data PATH")
@@ -102,6 +103,8 @@ def run_preset(
     work = [
         (row, _settings(config, row, seed)) for seed in range(seeds or preset.seeds) for row in rows
     ]
+    row_names = _names(preset, config, {run["seed"] for run in known})
+    _refuse_to_lose(known, row_names)
     one = partial(
         _run,
         folder=Path(folder),
@@ -121,12 +124,11 @@ def run_preset(
         for run in done:
             runs.append(run)
             bar.update()
-    mine = [run for run in runs if run is not None]
+    done_now = [run for run in runs if run is not None]
+    every = done_now + _others(done_now, known, row_names, str(config.val_split))
+    _refuse_to_lose(known, {run["key"] for run in every})
     order = {row.name: place for place, row in enumerate(preset.rows)}
-    return sorted(
-        mine + _others(mine, known, preset, config),
-        key=lambda run: (run["seed"], order[run["row"]]),
-    )
+    return sorted(every, key=lambda run: (run["seed"], order[run["row"]]))
 
 
 def _settings(config: TrainConfig, row: Row, seed: int) -> TrainConfig:
@@ -134,30 +136,54 @@ def _settings(config: TrainConfig, row: Row, seed: int) -> TrainConfig:
     return replace(config, seed=seed, epochs=epochs, eval_every=epochs, **row.settings)
 
 
-def _others(
-    done: Sequence[Run], known: Sequence[Run], preset: Preset, config: TrainConfig
-) -> list[Run]:
-    """What is known of the preset's other rows and seeds, so that no results file loses it."""
-    split, seeds = str(config.val_split), {run["seed"] for run in known}
-    names = {
+def _names(preset: Preset, config: TrainConfig, seeds: Collection[int]) -> dict[str, str]:
+    """What the runs of all rows with these seeds are called, by their keys."""
+    return {
         _key(_settings(config, row, seed), row.options): row.name
         for row in preset.rows
         for seed in seeds
     }
+
+
+def _others(
+    done: Sequence[Run], known: Sequence[Run], names: Mapping[str, str], split: str
+) -> list[Run]:
+    """What is known of other rows and seeds than those that were asked for."""
     keys = {run["key"] for run in done}
     return [
         {**run, "row": names[run["key"]], **run["evaluations"][split]}
         for run in known
-        if run["key"] in names.keys() - keys and split in run["evaluations"]
+        if run["key"] not in keys and split in run["evaluations"]
     ]
 
 
+def _refuse_to_lose(known: Sequence[Run], keys: Collection[str]) -> None:
+    """Raise ``ValueError`` where a run is known that is none of these."""
+    lost = [f"{run['row']}, seed {run['seed']}" for run in known if run["key"] not in keys]
+    if lost:
+        raise ValueError(
+            f"known: {len(lost)} runs of the results file are not of this comparison (the first: "
+            f"{lost[0]}), by their settings or by the split that they were judged on, and would be "
+            "lost; name another file with --json, or that comparison with --preset"
+        )
+
+
 def known_runs(file: str | os.PathLike[str]) -> list[Run]:
-    """The runs that an earlier results file holds; none where there is no such file."""
+    """The runs that an earlier results file holds; none where there is no such file.
+
+    Raises:
+        ValueError: it is not one of `mixpipe bench method`.
+    """
     path = Path(file)
     if not path.is_file():
         return []
-    return [run for row in json.loads(path.read_text())["rows"] for run in row["runs"]]
+    try:
+        return [run for row in json.loads(path.read_text())["rows"] for run in row["runs"]]
+    except (KeyError, TypeError, json.JSONDecodeError):
+        raise ValueError(
+            f"{path}: expected the results of an earlier mixpipe bench method, to go on from, or "
+            "no such file; pass another --json FILE"
+        ) from None
 
 
 def _one_by_one(one: Callable[..., Epochs], work: Sequence[Work], bar: Any) -> Iterator[Run | None]:
@@ -253,14 +279,15 @@ def _run(
             trainer.network.load_state_dict(torch.load(weights, weights_only=True))
             run["evaluations"][split] = asdict(trainer.evaluate())
         else:
+            meta = environment(f"mixpipe bench method, run {path.stem}")  # of the code that runs
             for metrics in trainer.epochs():
                 yield (metrics.epoch + 1) / config.epochs
             run = {"key": key, "seed": config.seed, **asdict(trainer.summary()), **settings}
             run["evaluations"] = {
                 split: {"accuracy": run.pop("accuracy"), "by_class": run.pop("class_accuracy")}
             }
-            run["meta"] = environment(f"mixpipe bench method, run {path.stem}")
-            run["side_by_side"], run["in_turns"] = jobs, in_turns
+            run["meta"], run["in_turns"] = meta, in_turns
+            run["side_by_side"] = max(jobs, _parts_of_machine())
             run["cached"] = trainer.loader.cache
             folder.mkdir(parents=True, exist_ok=True)
             with open_beside(weights) as file:
@@ -268,19 +295,13 @@ def _run(
     finally:
         trainer.close()
     write_json(path, run)
-    # As it was written.
-    return (
-        yield from _run(
-            row,
-            config,
-            folder=folder,
-            known=known,
-            finished=finished,
-            jobs=jobs,
-            in_turns=in_turns,
-            progress=progress,
-        )
-    )
+    run = json.loads(path.read_text())  # as whoever goes on will find it
+    return {**run, "row": row.name, **run["evaluations"][split]}
+
+
+def _parts_of_machine() -> int:
+    """How many such processes the machine's cores are for: with ``taskset`` more than one."""
+    return (os.cpu_count() or 1) // len(os.sched_getaffinity(0))
 
 
 def _key(config: TrainConfig, options: PolicyOptions) -> str:

@@ -84,6 +84,8 @@ MIXTRAIN_TAPERED = (
     Row("random subset 1.8, tapered", _mixed(1.8, rule="random", **TAPERED)),
 )
 
+ROWS = {row.name: row for row in RIVALS + MIXTRAIN + MIXTRAIN_TAPERED}
+
 # Whether plain training is saturated, ...
 TWICE_AS_LONG = Row("plain, twice as long", PolicyOptions("plain"), 0.5)
 # ... and what is left of the method where it is.
@@ -103,7 +105,7 @@ SHORT = (
         replace(row, settings={"lr": 0.2}) if row.name in FASTER else row
         for row in RIVALS + MIXTRAIN_TAPERED
     ),
-    MIXTRAIN[1],
+    ROWS["MixTrain 1.8"],
     *INFOBATCH_MORE,
     # What was measured first, with plain training's rate.
     *(
@@ -204,8 +206,9 @@ def _varied(
     return Row(name, _mixed(speedup, **{**TAPERED, **more}), settings=settings or {})
 
 
-SHORTENED = RIVALS[1]
-EVEN, WITH_TAPER = MIXTRAIN[0], MIXTRAIN_TAPERED[0]
+SHORTENED, EVEN, WITH_TAPER = (
+    ROWS[name] for name in ("plain-shortened 1.6", "MixTrain 1.6", "MixTrain 1.6, tapered")
+)
 # One option at a time: whether each works, and roughly what it is worth. The budget stays, and so
 # an option may move others: of pairs alone nearly all samples are needed; of the quantile and the
 # random rule the thresholds are shares, which make another number of fours.
@@ -215,7 +218,8 @@ VARIANTS = (
     WITH_TAPER,
     _varied("quantile rule", rule="quantile"),
     _varied("random rule", rule="random"),
-    # This one decides by itself how many are mixed.
+    # These decide by themselves how many are mixed.
+    _varied("pairs by the mean rule", speedup=None, tiers=(), taper=None),
     _varied("pairs by hysteresis", rule="hysteresis", speedup=None, tiers=(), taper=None),
     _varied("adaptive shares", adaptive=True),
     _varied("only pairs", tiers=((2, 1.0),)),
@@ -283,7 +287,7 @@ PRESETS: dict[str, Preset] = {
     "quick": Preset(
         "10,000 embedded images, a few epochs: shows that the command works, not what is better",
         replace(SMALL, epochs=6),
-        rows=(PLAIN, SHORTENED, MIXTRAIN[0]),
+        rows=(PLAIN, SHORTENED, EVEN),
         seeds=1,
     ),
     "fashion": Preset(
@@ -335,7 +339,12 @@ PRESETS: dict[str, Preset] = {
     "fashion-full": Preset(
         "all 60,000 training and 10,000 test images",
         SMALL,
-        rows=(PLAIN, RIVALS[2], MIXTRAIN[1], MIXTRAIN_TAPERED[1]),
+        rows=(
+            PLAIN,
+            ROWS["plain-shortened 1.8"],
+            ROWS["MixTrain 1.8"],
+            ROWS["MixTrain 1.8, tapered"],
+        ),
         seeds=1,
         fashion=FASHION_ALL,
     ),

@@ -3,6 +3,7 @@ import json
 import shutil
 import tarfile
 from dataclasses import asdict, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,8 @@ from mixpipe.bench import method, outcome, plots, presets
 from mixpipe.bench.fashion import CLASSES, build_tar
 from mixpipe.report import write_report
 from mixpipe.train import PolicyOptions, TrainConfig, Trainer, make_policy
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 
 @pytest.fixture
@@ -43,14 +46,17 @@ def test_runs_are_kept_and_not_run_again(preset, tmp_path):
     assert again == first
     assert not (tmp_path / "new").exists()
     assert method.known_runs(tmp_path / "none.json") == []
-    # What is not asked for is not lost, in the order of the preset; runs of other settings are.
+    # What is not asked for is not lost, in the order of the preset; where it would be, it is said.
     more = {"folder": tmp_path / "new", "known": known, "progress": False}
     last = preset.rows[2].name
     one_more = method.run_preset(preset, only=[last], seeds=2, **more)
     assert one_more[:3] == first
     assert [(run["row"], run["seed"]) for run in one_more[3:]] == [(last, 1)]
     other = replace(preset, config=replace(preset.config, epochs=5))
-    assert len(method.run_preset(other, only=[last], seeds=1, **more)) == 1
+    with pytest.raises(ValueError, match="known: 3 runs .*first: plain, seed 0.* would be lost"):
+        method.run_preset(other, only=[last], seeds=1, **more)
+    with pytest.raises(ValueError, match="known: 3 runs"):
+        method.run_preset(preset, seeds=1, finished=True, val_split="train", **more)
     # A table may be of what is done so far.
     done = method.run_preset(preset, tmp_path, finished=True, progress=False)
     assert done == both
@@ -99,18 +105,18 @@ def test_seconds_are_compared_of_runs_that_were_made_alike():
 
     plain = [run(0, 100, 400, 1), run(1, 900, 400, 2), {**run(2, 1, 400, 1), "side_by_side": None}]
     mixed = [run(0, 50, 160, 1), run(1, 450, 160, 2), run(2, 1, 160, 1), run(3, 1, 160, 1)]
-    assert outcome._shares_kept(plain, mixed, "seconds", 1) == [2 / 2.5]
-    assert outcome._shares_kept(plain, mixed, "seconds", 99) == [2 / 2.5, 2 / 2.5]
+    assert outcome._shares_kept(plain, mixed, "seconds", alone=True) == [2 / 2.5]
+    assert outcome._shares_kept(plain, mixed, "seconds", alone=False) == [2 / 2.5, 2 / 2.5]
     del plain[2]["side_by_side"], mixed[2]["side_by_side"]  # as in old results
-    assert len(outcome._shares_kept(plain, mixed, "seconds", 99)) == 2
+    assert len(outcome._shares_kept(plain, mixed, "seconds", alone=False)) == 2
     mixed[0] = run(0, 50, 160, 1, cached=True)  # old results were not
-    assert outcome._shares_kept(plain, mixed, "seconds", 1) == []
+    assert outcome._shares_kept(plain, mixed, "seconds", alone=True) == []
     plain[0] = run(0, 100, 400, 1, cached=True, in_turns=True)
-    assert outcome._shares_kept(plain, mixed, "seconds", 1) == []
+    assert outcome._shares_kept(plain, mixed, "seconds", alone=True) == []
     plain[0] = run(0, 100, 400, 1, cached=True)
-    assert outcome._shares_kept(plain, mixed, "seconds", 1) == [2 / 2.5]
+    assert outcome._shares_kept(plain, mixed, "seconds", alone=True) == [2 / 2.5]
     plain[0] = run(0, 100, 400, 1, cpu="another", cached=True)
-    assert outcome._shares_kept(plain, mixed, "seconds", 1) == []
+    assert outcome._shares_kept(plain, mixed, "seconds", alone=True) == []
 
 
 def test_the_same_run_is_judged_on_another_split(preset, tmp_path, folder):
@@ -245,6 +251,27 @@ def test_the_command_writes_report_and_plot(preset, tmp_path, monkeypatch):
     with Image.open(report.with_suffix(".png")) as plot:
         assert plot.size[0] > 500
     assert "saved" in result.output
+    # A file of something else is left as it is.
+    report.write_text('{"rows": [{"policy": "plain"}]}')
+    result = CliRunner().invoke(cli.app, [*map(str, arguments), "--json", str(report)])
+    assert isinstance(result.exception, ValueError)
+    assert "method-shapes.json: expected the results of an earlier" in str(result.exception)
+    assert report.read_text() == '{"rows": [{"policy": "plain"}]}'
+    arguments[-1] = tmp_path / "none"
+    result = CliRunner().invoke(cli.app, [*map(str, arguments), "--finished"])
+    assert "no run of preset 'shapes' is done in" in str(result.exception)
+
+
+def test_no_results_file_has_runs_that_its_preset_does_not_know():
+    """Otherwise it cannot be gone on with; of the seconds, those of the short comparison."""
+    for file in RESULTS.glob("method-*.json"):
+        name = file.stem.removeprefix("method-")
+        preset = presets.PRESETS["fashion-short" if "seconds" in name else name]
+        known = method.known_runs(file)
+        config = replace(preset.config, data=known[0]["config"]["data"])
+        names = method._names(preset, config, {run["seed"] for run in known})
+        method._refuse_to_lose(known, names)
+        assert all(preset.config.val_split in run["evaluations"] for run in known), file
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)

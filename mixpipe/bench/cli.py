@@ -95,7 +95,10 @@ def method_command(
         raise ValueError(f"--finished: no run of preset {preset!r} is done in {folder}")
     rows = summarise(done)
     figures = method_figures(rows)
-    columns = ("way", "accuracy %", "±", "network inputs", "saved", "steps", "seconds", "seeds")
+    columns = (
+        *("way", "accuracy %", "±", "network inputs", "saved", "steps", "seconds"),
+        *("images/s", "decoded/s", "seeds"),
+    )
     table = Table(*columns, title=chosen.about)
     for row in rows:
         deviation = "" if row["deviation"] is None else f"{row['deviation']:.2f}"
@@ -107,6 +110,8 @@ def method_command(
             "" if row["saved"] is None else f"{row['saved']:.2f}×",
             f"{row['steps']:.0f}",
             f"{row['seconds']:.0f}",
+            f"{row['images_per_second']:.0f}",
+            "" if row["decoded"] is None else f"{row['decoded'] / row['seconds']:.0f}",
             str(row["seeds"]),
         )
     console.print(table)

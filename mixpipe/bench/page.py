@@ -237,7 +237,7 @@ def _method_tables(rows: Sequence[Row]) -> list[str]:
     def decoded(row: Row) -> str:
         # Runs of before do not know it.
         images = row.get("decoded")
-        return "" if images is None else f"{images:,.0f}"
+        return "" if images is None else f"{images:,.0f} ({images / row['seconds']:.0f}/s)"
 
     settings = dict(zip((row["name"] for row in rows), _settings(rows), strict=True))
     columns: list[Column] = [

@@ -75,8 +75,9 @@ def separate_regions(
 
     Args:
         model: the classifier.
-        features: ``features(model, images) -> [B, D, h, w]``, the map before the global pool, for
-            a model of another form.
+        features: for a model of another form: ``features(model, images) -> [B, D, h, w]``, the map
+            before the global pool, or tokens ``[B, 1 + h w, D]``, the class token first and the
+            others those of a grid in the canvas's proportions.
         classify: ``classify(model, pooled [n, D]) -> [n, C]``, what comes after the pool.
 
     Raises:
@@ -203,6 +204,11 @@ def _pool_tokens(
     """Pool tokens ``[B, 1 + h w, D]`` by region; the whole canvas is the class token's."""
     count = tokens.shape[1] - 1
     rows = round((count * canvas[0] / canvas[1]) ** 0.5)
+    if rows == 0 or count % rows:
+        raise ValueError(
+            "features: expected a class token and those of a grid in the canvas's proportions, "
+            f"{canvas[0]} × {canvas[1]}, got {tokens.shape[1]} tokens"
+        )
     maps = tokens[:, 1:].transpose(1, 2).reshape(len(tokens), -1, rows, count // rows)
     pooled: Tensor = pool(maps, regions, canvas, index_map)
     y0, x0, y1, x1 = regions.unbind(-1)

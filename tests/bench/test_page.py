@@ -153,7 +153,7 @@ def test_a_table_of_the_method_tells_settings_and_decoded_images(project):
     assert head[1] == "settings"
     assert [line[1] for line in table] == ["", "", "epochs 31, lr 0.2, separate False"]
     decoded = head.index("images decoded")
-    assert [line[decoded] for line in table] == ["", "", "20,000"]
+    assert [line[decoded] for line in table] == ["", "", "20,000 (6667/s)"]
     # Without plain training to compare with, of each row what tells it from the others.
     _, *table = lines(rows[1:])
     assert table[0][1] == "epochs 38, lr 0.1, separate True"

@@ -139,6 +139,16 @@ def test_works_for_a_model_of_another_form():
     torch.testing.assert_close(model(images, whole)[:, 0], model(images))
 
 
+def test_tokens_that_are_no_class_token_and_grid_are_refused():
+    """Sixteen of a grid of 4 × 4, say, without a class token."""
+    model = separate_regions(
+        torch.nn.Identity(), features=lambda m, x: torch.ones(1, 16, 2), classify=lambda m, x: x
+    )
+    halves = torch.tensor([[[0, 0, 8, 4], [0, 4, 8, 8]]], dtype=torch.int32)
+    with pytest.raises(ValueError, match=r"features: expected a class token .* 8 × 8, got 16 tok"):
+        model(torch.ones(1, 3, 8, 8), halves)
+
+
 def test_an_unknown_form_is_refused_with_what_to_do():
     with pytest.raises(TypeError, match=r"Linear has none of the known forms.*pass features="):
         separate_regions(torch.nn.Linear(3, 3))

@@ -286,8 +286,7 @@ def _run(
             run["evaluations"] = {
                 split: {"accuracy": run.pop("accuracy"), "by_class": run.pop("class_accuracy")}
             }
-            run["meta"], run["in_turns"] = meta, in_turns
-            run["side_by_side"] = max(jobs, _parts_of_machine())
+            run["meta"], run["side_by_side"], run["in_turns"] = meta, jobs, in_turns
             run["cached"] = trainer.loader.cache
             folder.mkdir(parents=True, exist_ok=True)
             with open_beside(weights) as file:
@@ -297,11 +296,6 @@ def _run(
     write_json(path, run)
     run = json.loads(path.read_text())  # as whoever goes on will find it
     return {**run, "row": row.name, **run["evaluations"][split]}
-
-
-def _parts_of_machine() -> int:
-    """How many such processes the machine's cores are for: with ``taskset`` more than one."""
-    return (os.cpu_count() or 1) // len(os.sched_getaffinity(0))
 
 
 def _key(config: TrainConfig, options: PolicyOptions) -> str:
